@@ -1,0 +1,20 @@
+"""The operators: `lstm`, `mdn_nll`, `generate`, and the random stream they share.
+
+`torch.ops.fusedmdn` has the same operators without checks or defaults; `reference` is what each must equal.
+"""
+
+from ._backend import FallbackWarning, backend, report
+from .functional import GenerateState, generate, lstm, mdn_nll
+from .stream import normals, uniforms
+
+__all__ = [
+    "FallbackWarning",
+    "GenerateState",
+    "backend",
+    "generate",
+    "lstm",
+    "mdn_nll",
+    "normals",
+    "report",
+    "uniforms",
+]

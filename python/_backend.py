@@ -1,0 +1,106 @@
+"""Which kernel runs an operator: by device, unless forced; never a silent fallback.
+
+CUDA tensors run Triton, CPU tensors run C++, all else runs the reference. `register` fills the table, `kernel` reads it.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from . import _cpu
+
+NATIVE = {"cpu": "cpu", "cuda": "triton"}
+BACKENDS = ("reference", "cpu", "triton")
+
+_table: dict[str, dict[str, Callable[..., Any]]] = {}
+_forced: str | None = None  # of the process, not of a thread: autograd runs CUDA backward passes on threads of its own
+_warned: set[tuple[str, str]] = set()
+
+
+class FallbackWarning(UserWarning):
+    """An operator runs on the reference where a native kernel was to be expected."""
+
+
+class Choice(NamedTuple):
+    """What runs an operator on a device, and why."""
+
+    operator: str
+    device: str
+    backend: str
+    reason: str
+
+
+def register(operator: str, backend: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: this function is `operator` on `backend`."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        _table.setdefault(operator, {})[backend] = function
+        return function
+
+    return add
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Force "reference", "cpu" or "triton" for every operator called inside, in the whole process.
+
+    Raises ValueError for another name; a call of an operator that has no such kernel raises RuntimeError.
+    """
+    global _forced
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def kernel(operator: str, device: str) -> Callable[..., Any]:
+    """The function that runs `operator` on tensors of a device type.
+
+    Raises RuntimeError if the forced backend has no such kernel, or if FUSEDMDN_REQUIRE_NATIVE=1 and a kernel that
+    exists cannot be loaded. Falling back to the reference warns once for each operator and device.
+    """
+    if _forced is not None:
+        function = _table[operator].get(_forced)
+        trouble = _trouble(_forced)
+        if function is None or trouble:
+            raise RuntimeError(f"{operator} cannot run on the forced backend {_forced!r}: {trouble or 'no such kernel'}")
+        return function
+    chosen = choose(operator, device)
+    native = NATIVE.get(device)
+    exists = native in _table[operator]
+    if chosen.backend == "reference" and (exists or device != "cpu") and (operator, device) not in _warned:
+        if exists and os.environ.get("FUSEDMDN_REQUIRE_NATIVE") == "1":
+            raise RuntimeError(f"FUSEDMDN_REQUIRE_NATIVE=1, but {operator} has no native kernel here: {chosen.reason}")
+        _warned.add((operator, device))
+        warnings.warn(
+            f"{operator} on {device} runs the PyTorch reference: {chosen.reason}", FallbackWarning, stacklevel=4
+        )
+    return _table[operator][chosen.backend]
+
+
+def choose(operator: str, device: str) -> Choice:
+    """What runs `operator` on a device type when nothing is forced."""
+    native = NATIVE.get(device)
+    if native is None:
+        return Choice(operator, device, "reference", f"there are no kernels for {device} devices")
+    if native not in _table[operator]:
+        return Choice(operator, device, "reference", f"this version has no {native} kernel for it")
+    trouble = _trouble(native)
+    if trouble:
+        return Choice(operator, device, "reference", trouble)
+    return Choice(operator, device, native, "native kernel")
+
+
+def report() -> list[Choice]:
+    """Every operator's choice on every device type that has kernels, for `fusedmdn info`."""
+    host_only = {"philox_fill"}
+    return [choose(op, device) for op in _table for device in NATIVE if device == "cpu" or op not in host_only]
+
+
+def _trouble(name: str) -> str | None:
+    return _cpu.problem() if name == "cpu" else None

@@ -1,0 +1,170 @@
+"""The operators of namespace `fusedmdn`: schema, fake, autograd, autocast; `_backend` decides what runs them.
+
+Each is one opaque operator per direction, so that torch.compile and torch.export keep it whole. A second derivative
+raises a clear error.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._backend import kernel, register
+from .reference import accumulate, alive
+
+
+def _operator(name: str, schema: str) -> torch.library.CustomOpDef:
+    """Define fusedmdn::name, run by the backend of its first tensor's device; the reference is its default."""
+    register(name, "reference")(getattr(reference, name))
+
+    def run(*args: Any) -> Any:
+        first = args[0][0] if isinstance(args[0], (list, tuple)) else args[0]
+        return kernel(name, first.device.type)(*args)
+
+    return torch.library.custom_op(f"fusedmdn::{name}", run, mutates_args=(), schema=schema)
+
+
+def _no_second_derivative(operator: torch.library.CustomOpDef) -> None:
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            f"{operator._qualname} is itself a derivative and has none: second derivatives (double backward, "
+            "create_graph=True) are not supported by fusedmdn"
+        )
+
+    operator.register_autograd(backward)
+
+
+lstm = _operator(
+    "lstm",
+    "(Tensor xw, Tensor weight_hh, Tensor h0, Tensor c0, Tensor? peephole, Tensor? lengths, float? clip, bool save)"
+    " -> (Tensor h, Tensor h_T, Tensor c_T, Tensor gates, Tensor cells)",
+)
+lstm_backward = _operator(
+    "lstm_backward",
+    "(Tensor grad_h, Tensor grad_h_T, Tensor grad_c_T, Tensor weight_hh, Tensor c0, Tensor? peephole, Tensor? lengths,"
+    " Tensor gates, Tensor cells, float? clip) -> (Tensor xw, Tensor h0, Tensor c0, Tensor peephole)",
+)
+mdn_nll = _operator(
+    "mdn_nll",
+    "(Tensor raw, Tensor target, Tensor? lengths, str pen, int num_mixtures, str means, float? clip) -> Tensor",
+)
+mdn_nll_backward = _operator(
+    "mdn_nll_backward",
+    "(Tensor grad, Tensor raw, Tensor target, Tensor? lengths, str pen, int num_mixtures, str means, float? clip,"
+    " bool want_target) -> (Tensor raw, Tensor target)",
+)
+generate = _operator(
+    "generate",
+    "(Tensor[] weights, Tensor h, Tensor c, Tensor row, Tensor drawn, Tensor done, Tensor seed, int steps, Tensor bias,"
+    " Tensor temperature, Tensor? prime, Tensor? prime_lengths, int num_mixtures, str pen, str means, bool skip,"
+    " bool peephole) -> (Tensor points, Tensor lengths, Tensor h, Tensor c, Tensor row, Tensor drawn, Tensor done)",
+)
+_no_second_derivative(lstm_backward)
+_no_second_derivative(mdn_nll_backward)
+
+
+@lstm.register_fake
+def _(xw, weight_hh, h0, c0, peephole, lengths, clip, save):  # type: ignore[no-untyped-def]
+    T, B, G = xw.shape
+    H, acc = G // 4, accumulate(xw.dtype)
+    steps = T if save else 0
+    state = xw.new_empty(B, H), xw.new_empty(B, H, dtype=acc)
+    return xw.new_empty(T, B, H), *state, xw.new_empty(steps, B, G), xw.new_empty(steps, B, H, dtype=acc)
+
+
+@lstm_backward.register_fake
+def _(grad_h, grad_h_T, grad_c_T, weight_hh, c0, peephole, lengths, gates, cells, clip):  # type: ignore[no-untyped-def]
+    state = cells[0:0].sum(0)
+    return torch.empty_like(gates), state, state.clone(), cells.new_empty((0,) if peephole is None else peephole.shape)
+
+
+def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    xw, weight_hh, h0, c0, peephole, lengths, ctx.clip, ctx.saved = inputs
+    h, _, _, gates, cells = output
+    ctx.mark_non_differentiable(gates, cells)
+    ctx.save_for_backward(weight_hh, h0, c0, peephole, lengths, h, gates, cells)
+
+
+def _lstm_autograd(ctx: Any, grad_h: Tensor, grad_h_T: Tensor, grad_c_T: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    if not ctx.saved:
+        raise RuntimeError("fusedmdn::lstm was called with save=False, so it has nothing to differentiate")
+    weight_hh, h0, c0, peephole, lengths, h, gates, cells = ctx.saved_tensors
+    dz, dh0, dc0, dpeephole = lstm_backward(
+        grad_h, grad_h_T, grad_c_T, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip
+    )
+    dweight = None
+    if ctx.needs_input_grad[1]:
+        start = h0.to(h.dtype)[None]
+        if lengths is not None:  # the state of an empty sequence is never read, so it may hold anything
+            start = torch.where(alive(1, lengths), start, 0)
+        h_prev = torch.cat([start, h])[: h.shape[0]]
+        dweight = dz.flatten(0, 1).t() @ h_prev.flatten(0, 1)
+    dpeephole = None if peephole is None else dpeephole.to(peephole.dtype)
+    return dz, dweight, dh0.to(h0.dtype), dc0.to(c0.dtype), dpeephole, None, None, None
+
+
+lstm.register_autograd(_lstm_autograd, setup_context=_lstm_context)
+
+
+@mdn_nll.register_fake
+def _(raw, target, lengths, pen, num_mixtures, means, clip):  # type: ignore[no-untyped-def]
+    return raw.new_empty(raw.shape[:2], dtype=accumulate(raw.dtype))
+
+
+@mdn_nll_backward.register_fake
+def _(grad, raw, target, lengths, pen, num_mixtures, means, clip, want_target):  # type: ignore[no-untyped-def]
+    return raw.new_empty(raw.shape), target.new_empty(target.shape if want_target else 0)
+
+
+def _mdn_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    raw, target, lengths, *ctx.options = inputs
+    ctx.save_for_backward(raw, target, lengths)
+
+
+def _mdn_autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    want_target = ctx.needs_input_grad[1]
+    draw, dtarget = mdn_nll_backward(grad, *ctx.saved_tensors, *ctx.options, want_target)
+    return draw, dtarget if want_target else None, None, None, None, None, None
+
+
+mdn_nll.register_autograd(_mdn_autograd, setup_context=_mdn_context)
+
+
+@generate.register_fake
+def _(  # type: ignore[no-untyped-def]
+    weights, h, c, row, drawn, done, seed, steps, bias, temperature, prime, prime_lengths, num_mixtures, pen, means,
+    skip, peephole,
+):  # fmt: skip
+    dtype = weights[-1].dtype
+    acc = accumulate(dtype)
+    state = (
+        h.new_empty(h.shape, dtype=dtype),
+        c.new_empty(c.shape, dtype=acc),
+        row.new_empty(row.shape, dtype=acc),
+        torch.empty_like(drawn),
+        torch.empty_like(done),
+    )
+    return row.new_empty(steps, *row.shape, dtype=acc), torch.empty_like(drawn), *state
+
+
+def _autocast(device: str) -> Callable[..., Any]:
+    """The lstm operator under autocast: matrix products in the autocast dtype, cell state and peepholes as they are.
+
+    mdn_nll and generate need no rule: they take any float dtype and compute in float32.
+    """
+    key = getattr(torch._C.DispatchKey, "Autocast" + torch._C._dispatch_key_for_device(device))
+
+    def run(_: Any, xw: Tensor, weight_hh: Tensor, h0: Tensor, *rest: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        cast = [v if v.dtype == torch.float64 else v.to(dtype) for v in (xw, weight_hh, h0)]
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+            return torch.ops.fusedmdn.lstm(*cast, *rest)
+
+    return run
+
+
+_autocast_rules = torch.library.Library("fusedmdn", "FRAGMENT")  # the rules live as long as this object
+for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
+    _autocast_rules.impl("lstm", _autocast(_device), _key, with_keyset=True)

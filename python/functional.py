@@ -1,0 +1,231 @@
+"""The operators as functions: arguments checked, state and options given defaults."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _library
+from .reference import PEN_LOGITS
+
+ROW = {"bernoulli": 3, "categorical": 5}
+MEANS = ("linear", "sigmoid")
+
+
+class GenerateState(NamedTuple):
+    """All that `generate` needs to go on as if it had never stopped.
+
+    h, c (L, B, H); row (B, I), the last row drawn; drawn (B) int64, rows drawn so far; done (B) bool; seed and
+    first_index, int64 scalars.
+    """
+
+    h: Tensor
+    c: Tensor
+    row: Tensor
+    drawn: Tensor
+    done: Tensor
+    seed: Tensor
+    first_index: Tensor
+
+
+def lstm(
+    xw: Tensor,
+    weight_hh: Tensor,
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    peephole: Tensor | None = None,
+    lengths: Tensor | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The LSTM recurrence over hoisted input projections (Graves 2013, equations 7-11; gates in order i, f, g, o).
+
+    Args:
+        xw: (T, B, 4H), the input's projection with both biases added.
+        weight_hh: (4H, H), of the dtype of xw.
+        state: h0 and c0, (B, H) each; zero by default.
+        peephole: (3, H), the diagonal weights by which i, f and o see the cell state.
+        lengths: (B) integers in [0, T]; steps from there on are not read, and the state stays as it was.
+        clip: bound of the pre-activations' gradient at every step of the backward pass (Graves, section 2.1).
+
+    Returns:
+        h (T, B, H), zero where t >= length, and (h_T, c_T), (B, H) each, at every sequence's last step. c_T is float32
+        at least.
+
+    Raises:
+        ValueError: a shape, dtype or length that does not fit.
+    """
+    if xw.dim() != 3 or xw.shape[2] % 4:
+        raise ValueError(f"xw: expected shape (T, B, 4H), got {tuple(xw.shape)}")
+    T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
+    _expect("weight_hh", weight_hh, 4 * H, H)
+    if state is None:
+        h0, c0 = xw.new_zeros(B, H), xw.new_zeros(B, H, dtype=_library.accumulate(xw.dtype))
+    else:
+        h0, c0 = state
+    _expect("h0", h0, B, H)
+    _expect("c0", c0, B, H)
+    if not torch.is_autocast_enabled(xw.device.type):
+        for name, value in (("weight_hh", weight_hh), ("h0", h0)):
+            if value.dtype != xw.dtype:
+                raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
+    if peephole is not None:
+        _expect("peephole", peephole, 3, H)
+    lengths = check_lengths(lengths, T, B)
+    _check_clip(clip)
+    given = (xw, weight_hh, h0, c0, peephole)
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in given)
+    h, h_T, c_T, _, _ = _library.lstm(xw, weight_hh, h0, c0, peephole, lengths, clip, save)
+    return h, (h_T, c_T)
+
+
+def mdn_nll(
+    raw: Tensor,
+    target: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    num_mixtures: int,
+    pen: str = "bernoulli",
+    means: str = "linear",
+    clip: float | None = None,
+) -> Tensor:
+    """Negative log-likelihood of pen strokes under a mixture density network's raw output (Graves 2013, 15-26).
+
+    Args:
+        raw: (T, B, P + 6M): pen logits P, then blocks of M: pi, mu_x, mu_y, log_sigma_x, log_sigma_y, rho.
+        target: (T, B, 3) = (dx, dy, eos) for pen="bernoulli" (P = 1), (T, B, 5) = (dx, dy, draw, lift, end) for
+            pen="categorical" (P = 3), where an end row's offsets do not count.
+        lengths: (B) integers in [0, T].
+        num_mixtures: M.
+        pen: "bernoulli" or "categorical".
+        means: "linear", or "sigmoid" for means mapped into (0, 1).
+        clip: bound of the gradient of raw (Graves, section 4.2).
+
+    Returns:
+        Nats, (T, B): float64 for float64, else float32; zero where t >= length. A density exceeds 1 where the data is
+        predictable, so the values may be negative.
+
+    Raises:
+        ValueError: a shape, option or length that does not fit.
+    """
+    check_options(pen, means, num_mixtures)
+    if raw.dim() != 3:
+        raise ValueError(f"raw: expected shape (T, B, {PEN_LOGITS[pen] + 6 * num_mixtures}), got {tuple(raw.shape)}")
+    T, B = raw.shape[:2]
+    _expect("raw", raw, T, B, PEN_LOGITS[pen] + 6 * num_mixtures)
+    _expect("target", target, T, B, ROW[pen])
+    lengths = check_lengths(lengths, T, B)
+    _check_clip(clip)
+    return _library.mdn_nll(raw, target, lengths, pen, num_mixtures, means, clip)
+
+
+def generate(
+    weights: Sequence[Tensor],
+    state: GenerateState,
+    steps: int,
+    *,
+    num_mixtures: int,
+    pen: str = "bernoulli",
+    means: str = "linear",
+    skip: bool = False,
+    peephole: bool = False,
+    bias: float | Tensor = 0.0,
+    temperature: float | Tensor = 1.0,
+    prime: Tensor | None = None,
+    prime_lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor, GenerateState]:
+    """Sample strokes, each row fed back as the next input; row t of sequence i is a function of (seed, i, t) alone.
+
+    Args:
+        weights: per layer weight_ih (4H, ·), weight_hh (4H, H), bias_ih, bias_hh (4H) and, with `peephole`, (3, H);
+            then the head's weight (P + 6M, ·) and bias.
+        state: where to start.
+        steps: rows to draw, >= 0.
+        num_mixtures: M.
+        pen: "bernoulli", or "categorical", whose sequences end by themselves.
+        means: "linear" or "sigmoid".
+        skip: the input feeds every layer, and every layer feeds the head.
+        peephole: the layers have peepholes.
+        bias: b >= 0 of equations 61-62 for neater samples, a number or (B).
+        temperature: tau > 0; component logits divided by it, deviations multiplied by it; a number or (B).
+        prime: (B, Tp, I), rows read after the state's last row and before the first draw; not in the output.
+        prime_lengths: (B) integers in [0, Tp].
+
+    Returns:
+        points (steps, B, I), zero after a sequence's end; lengths (B), points drawn, the end row not counted; the state
+        to go on from.
+
+    Raises:
+        ValueError: a shape or option that does not fit.
+    """
+    check_options(pen, means, num_mixtures)
+    B = state.row.shape[0]
+    if steps < 0:
+        raise ValueError(f"steps must be >= 0, got {steps}")
+    _expect("state.row", state.row, B, ROW[pen])
+    _expect("state.c", state.c, *state.h.shape)
+    _expect("state.drawn", state.drawn, B)
+    _expect("state.done", state.done, B)
+    device = state.row.device
+    b = _per_sequence("bias", bias, B, device, 0.0, inclusive=True)
+    tau = _per_sequence("temperature", temperature, B, device, 0.0, inclusive=False)
+    if prime is not None:
+        if prime.dim() != 3:
+            raise ValueError(f"prime: expected shape ({B}, Tp, {ROW[pen]}), got {tuple(prime.shape)}")
+        _expect("prime", prime, B, prime.shape[1], ROW[pen])
+        prime_lengths = check_lengths(prime_lengths, prime.shape[1], B, "prime_lengths")
+    elif prime_lengths is not None:
+        raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
+    seed = torch.stack([state.seed, state.first_index])
+    points, lengths, *new = _library.generate(
+        list(weights), *state[:5], seed, steps, b, tau, prime, prime_lengths, num_mixtures, pen, means, skip, peephole
+    )
+    return points, lengths, GenerateState(*new, state.seed, state.first_index)
+
+
+def check_options(pen: str, means: str, num_mixtures: int) -> None:
+    """Raise ValueError for an unknown pen model or kind of means, or M < 1."""
+    if pen not in PEN_LOGITS:
+        raise ValueError(f"pen must be 'bernoulli' or 'categorical', got {pen!r}")
+    if means not in MEANS:
+        raise ValueError(f"means must be 'linear' or 'sigmoid', got {means!r}")
+    if num_mixtures < 1:
+        raise ValueError(f"num_mixtures must be >= 1, got {num_mixtures}")
+
+
+def check_lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths") -> Tensor | None:
+    """Lengths as int64, or None; raises ValueError for a wrong shape or dtype or, on the CPU, a value out of [0, T]."""
+    if lengths is None:
+        return None
+    _expect(name, lengths, B)
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise ValueError(f"{name}: expected integers, got {lengths.dtype}")
+    # A look at the values would stop a graph's capture, and make a GPU wait.
+    if B and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(lengths.min()), int(lengths.max())
+        if low < 0 or high > T:
+            raise ValueError(f"{name}: expected values in [0, {T}], got {low} to {high}")
+    return lengths.to(torch.int64)
+
+
+def _expect(name: str, tensor: Tensor, *shape: int) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+
+
+def _check_clip(clip: float | None) -> None:
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be > 0 or None, got {clip}")
+
+
+def _per_sequence(
+    name: str, value: float | Tensor, B: int, device: torch.device, low: float, *, inclusive: bool
+) -> Tensor:
+    if isinstance(value, Tensor) and value.dim():
+        _expect(name, value, B)
+    tensor = torch.as_tensor(value, dtype=torch.float32, device=device).expand(B).contiguous()
+    if not torch.compiler.is_compiling():
+        good = (tensor >= low) if inclusive else (tensor > low)
+        if not bool((good & tensor.isfinite()).all()):
+            raise ValueError(f"{name} must be finite and {'>=' if inclusive else '>'} {low:g}, got {value}")
+    return tensor

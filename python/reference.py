@@ -1,0 +1,425 @@
+"""Every operator in plain PyTorch: the specification, and the backend where there is no kernel.
+
+"G n" is equation n of Graves, *Generating Sequences With Recurrent Neural Networks*, arXiv 1308.0850.
+
+Shapes: T steps, B sequences, H hidden units, M mixture components, P pen logits, D = P + 6M; time comes first.
+Any float dtype. Matrix products run in the dtype of their inputs; everything else, the cell state and the loss
+run in `accumulate(dtype)`: float64 for float64, else float32.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .stream import box_muller, uniform, uniforms
+
+PEN_LOGITS = {"bernoulli": 1, "categorical": 3}
+LOG_SIGMA_LIMIT = 12.0
+RHO_LIMIT = 15.0
+END = 4  # the column of a stroke-5 row that says that the sequence has ended
+LOG_2PI = math.log(2 * math.pi)
+
+
+def accumulate(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the cell state and of the loss: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def alive(T: int, lengths: Tensor) -> Tensor:
+    """(T, B, 1) bool: step t of sequence b lies inside it."""
+    return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
+
+
+def cell(z: Tensor, c: Tensor, peephole: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM step from pre-activations z (B, 4H) in gate order i, f, g, o: gates (B, 4H), c, tanh(c) gated by o.
+
+        i = sigmoid(z_i + p_i c')    f = sigmoid(z_f + p_f c')    g = tanh(z_g)       c' the previous cell state
+        c = f c' + i g               o = sigmoid(z_o + p_o c)     h = o tanh(c)
+    """
+    i, f, g, o = z.chunk(4, dim=-1)
+    if peephole is not None:
+        i, f = i + peephole[0] * c, f + peephole[1] * c
+    i, f, g = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g)
+    c = f * c + i * g
+    o = torch.sigmoid(o if peephole is None else o + peephole[2] * c)
+    return torch.cat([i, f, g, o], dim=-1), c, o * torch.tanh(c)
+
+
+def lstm(
+    xw: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The recurrence over hoisted input projections.
+
+    xw (T, B, 4H), weight_hh (4H, H), h0 and c0 (B, H), peephole (3, H; rows i, f, o), lengths (B).
+    Gives h (T, B, H), zero where t >= length; h_T, c_T (B, H) at the last valid step; and for backward, empty unless
+    `save`: gates (T, B, 4H) and cells (T, B, H), zero where t >= length. `clip` matters to backward alone.
+    """
+    T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
+    acc = accumulate(xw.dtype)
+    h, c = h0.to(xw.dtype), c0.to(acc)
+    peephole = None if peephole is None else peephole.to(acc)
+    live = None if lengths is None else alive(T, lengths)
+    hs = xw.new_zeros(T, B, H)
+    gates = xw.new_zeros(T if save else 0, B, 4 * H)
+    cells = xw.new_zeros(T if save else 0, B, H, dtype=acc)
+    for t in range(T):
+        z = xw[t].to(acc) + (h @ weight_hh.t()).to(acc)
+        step_gates, step_c, step_h = cell(z, c, peephole)
+        step_h = step_h.to(xw.dtype)
+        if live is None:
+            h, c = step_h, step_c
+        else:
+            h, c = torch.where(live[t], step_h, h), torch.where(live[t], step_c, c)
+            step_gates, step_c, step_h = (torch.where(live[t], v, 0) for v in (step_gates, step_c, step_h))
+        hs[t] = step_h
+        if save:
+            gates[t], cells[t] = step_gates, step_c
+    return hs, h.clone(), c.clone(), gates, cells
+
+
+def lstm_backward(
+    grad_h: Tensor,
+    grad_h_T: Tensor,
+    grad_c_T: Tensor,
+    weight_hh: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backpropagation through time: gradients of xw (T, B, 4H), h0, c0 (B, H) and peephole (3, H; empty without one).
+
+    With `clip`, every step's gradient of the pre-activations is clipped to ±clip (Graves, section 2.1) and all that
+    lies upstream uses the clipped value. The gradient of xw is that of the pre-activations, so that of weight_hh is
+    one matrix product of it with the previous h.
+    """
+    T, B, H = cells.shape
+    acc = cells.dtype
+    p = None if peephole is None else peephole.to(acc)
+    bound = math.inf if clip is None else clip
+    live = cells.new_ones(T, 1, 1, dtype=torch.bool) if lengths is None else alive(T, lengths)
+    c_prev = torch.cat([c0.to(acc)[None], cells])[:T]
+    i, f, g, o = gates.to(acc).chunk(4, dim=-1)
+    tanh_c = torch.tanh(cells)
+
+    # Local derivatives of every step at once; a masked step passes dh and dc through and adds nothing.
+    dh_zo = tanh_c * o * (1 - o)
+    dh_c = o * (1 - tanh_c * tanh_c)
+    dc_z = torch.stack([g * i * (1 - i), c_prev * f * (1 - f), i * (1 - g * g)], dim=2)
+    dh_zo, dh_c, dc_z = (torch.where(m, v, 0) for m, v in ((live, dh_zo), (live, dh_c), (live[..., None], dc_z)))
+    f = torch.where(live, f, 1)
+    grad_h = torch.where(live, grad_h.to(acc), 0)
+
+    dz = gates.new_zeros(T, B, 4, H, dtype=acc)
+    dh, dc = grad_h_T.to(acc), grad_c_T.to(acc)
+    for t in reversed(range(T)):
+        dh_t = dh + grad_h[t]
+        dz_o = (dh_t * dh_zo[t]).clamp(-bound, bound)
+        dc = dc + dh_t * dh_c[t]
+        if p is not None:
+            dc = dc + p[2] * dz_o
+        dz[t, :, :3] = (dc[:, None] * dc_z[t]).clamp(-bound, bound)
+        dz[t, :, 3] = dz_o
+        dc = dc * f[t]
+        if p is not None:
+            dc = dc + p[0] * dz[t, :, 0] + p[1] * dz[t, :, 1]
+        dh_prev = (dz[t].flatten(1).to(weight_hh.dtype) @ weight_hh).to(acc)
+        dh = dh_prev if lengths is None else torch.where(live[t], dh_prev, dh)
+
+    dpeephole = cells.new_empty(0)
+    if p is not None:
+        c_prev = torch.where(live, c_prev, 0)
+        read = torch.stack([c_prev, c_prev, cells], dim=2)  # what the peepholes of i, f and o see
+        dpeephole = (dz[:, :, [0, 1, 3]] * read).sum((0, 1))
+    return dz.flatten(2).to(gates.dtype), dh.clone(), dc.clone(), dpeephole
+
+
+class Components(NamedTuple):
+    """The head's raw output in parts; what the transforms need of the clamped values is `StrokeMixture`'s and `draw`'s.
+
+    pen (..., P); log_weight, mu_x, mu_y, log_sigma_x, log_sigma_y, r (..., M) in the accumulation dtype; log sigma and
+    r = atanh(rho) are clamped, the means have had their sigmoid, log_weight is a log softmax.
+    """
+
+    pen: Tensor
+    log_weight: Tensor
+    mu_x: Tensor
+    mu_y: Tensor
+    log_sigma_x: Tensor
+    log_sigma_y: Tensor
+    r: Tensor
+
+    def offset_log_density(self, x: Tensor, y: Tensor) -> Tensor:
+        """log N_j(x, y), (..., M): G 24-25 in the form that neither cancels nor leaves the log domain."""
+        return self.log_density(*self.whiten(x, y))
+
+    def whiten(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """u = (offset - mu) / sigma on either axis, (..., M)."""
+        return (x - self.mu_x) * torch.exp(-self.log_sigma_x), (y - self.mu_y) * torch.exp(-self.log_sigma_y)
+
+    def log_density(self, u_x: Tensor, u_y: Tensor) -> Tensor:
+        """log N_j of whitened offsets, (..., M)."""
+        A, D = u_x + u_y, u_x - u_y
+        z = (A * A * (1 + torch.exp(-2 * self.r)) + D * D * (1 + torch.exp(2 * self.r))) / 4
+        return -LOG_2PI - self.log_sigma_x - self.log_sigma_y - log_one_minus_rho2(self.r) / 2 - z / 2
+
+
+def log_one_minus_rho2(r: Tensor) -> Tensor:
+    """log(1 - tanh(r)^2), without cancellation."""
+    return 2 * (math.log(2) - r.abs() - torch.log1p(torch.exp(-2 * r.abs())))
+
+
+def split_raw(raw: Tensor, pen: str, num_mixtures: int) -> tuple[Tensor, ...]:
+    """raw (..., D) -> [pen P | pi M | mu_x M | mu_y M | log_sigma_x M | log_sigma_y M | rho M]."""
+    return raw.split([PEN_LOGITS[pen]] + [num_mixtures] * 6, dim=-1)
+
+
+def components(raw: Tensor, pen: str, num_mixtures: int, means: str) -> Components:
+    """The transforms of section 4.1 of Graves (G 18-22), in the accumulation dtype of raw (..., D)."""
+    e, a, m_x, m_y, s_x, s_y, r = split_raw(raw.to(accumulate(raw.dtype)), pen, num_mixtures)
+    if means == "sigmoid":
+        m_x, m_y = torch.sigmoid(m_x), torch.sigmoid(m_y)
+    s_x, s_y = (s.clamp(-LOG_SIGMA_LIMIT, LOG_SIGMA_LIMIT) for s in (s_x, s_y))
+    return Components(e, a.log_softmax(-1), m_x, m_y, s_x, s_y, r.clamp(-RHO_LIMIT, RHO_LIMIT))
+
+
+def counted(target: Tensor, lengths: Tensor | None, pen: str) -> tuple[Tensor, Tensor]:
+    """(T, B, 1) bool each: rows that count at all, and rows whose offsets count (a categorical end row's do not)."""
+    rows = target.new_ones(target.shape[:2], dtype=torch.bool)[..., None]
+    if lengths is not None:
+        rows = alive(target.shape[0], lengths)
+    return rows, rows & (target[..., END:] <= 0.5) if pen == "categorical" else rows
+
+
+def mdn_nll(
+    raw: Tensor,
+    target: Tensor,
+    lengths: Tensor | None,
+    pen: str,
+    num_mixtures: int,
+    means: str,
+    clip: float | None,
+) -> Tensor:
+    """Negative log-likelihood of strokes under the mixture, in nats, (T, B); zero where t >= length (G 26).
+
+    raw (T, B, D); target (T, B, 3) = (dx, dy, eos) or (T, B, 5) = (dx, dy, draw, lift, end).
+        nll = - logsumexp_j( log_softmax(a)_j + log N_j ) + pen cross-entropy with logits
+    """
+    target = target.to(accumulate(raw.dtype))
+    rows, with_offset = counted(target, lengths, pen)
+    target = torch.where(rows, target, 0)
+    q = components(torch.where(rows, raw, 0), pen, num_mixtures, means)
+    xy = torch.where(with_offset, target[..., :2], 0)
+    offset = -torch.logsumexp(q.log_weight + q.offset_log_density(xy[..., 0:1], xy[..., 1:2]), -1, keepdim=True)
+    if pen == "bernoulli":
+        pen_nll = torch.nn.functional.softplus(q.pen) - target[..., 2:] * q.pen
+    else:
+        pen_nll = -(target[..., 2:] * q.pen.log_softmax(-1)).sum(-1, keepdim=True)
+    return torch.where(rows, torch.where(with_offset, offset, 0) + pen_nll, 0)[..., 0]
+
+
+def mdn_nll_backward(
+    grad: Tensor,
+    raw: Tensor,
+    target: Tensor,
+    lengths: Tensor | None,
+    pen: str,
+    num_mixtures: int,
+    means: str,
+    clip: float | None,
+    want_target: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of raw (T, B, D) and, if wanted, of target (else empty), in their dtypes (G 27-37).
+
+    Where a clamp is active its gradient passes only if a descent step would bring the raw value back inside. With
+    `clip`, the gradient of raw is clipped to ±clip, elementwise, after the incoming gradient has been applied.
+    """
+    acc = accumulate(raw.dtype)
+    rows, with_offset = counted(target, lengths, pen)
+    grad = torch.where(rows, grad.to(acc)[..., None], 0)
+    raw_rows = torch.where(rows, raw, 0)
+    target_rows = torch.where(rows, target.to(acc), 0)
+    q = components(raw_rows, pen, num_mixtures, means)
+    xy = torch.where(with_offset, target_rows[..., :2], 0)
+    u_x, u_y = q.whiten(xy[..., 0:1], xy[..., 1:2])
+    A, D = u_x + u_y, u_x - u_y
+    plus, minus = A * (1 + torch.exp(-2 * q.r)), D * (1 + torch.exp(2 * q.r))
+    gamma = torch.softmax(q.log_weight + q.log_density(u_x, u_y), -1)  # the responsibilities, G 28-29
+
+    # derivatives of -log(sum_j pi_j N_j), G 30-37; (plus ± minus) / 2 is the derivative of Z / (1 - rho^2)
+    scale = torch.where(with_offset, grad, 0)
+    d_x, d_y = (gamma * (plus + minus) / 4, gamma * (plus - minus) / 4)
+    d_logit = scale * (q.log_weight.exp() - gamma)
+    d_mx, d_my = -scale * d_x * torch.exp(-q.log_sigma_x), -scale * d_y * torch.exp(-q.log_sigma_y)
+    d_target = -torch.stack([d_mx.sum(-1), d_my.sum(-1)], dim=-1) if want_target else None
+    d_sx, d_sy = scale * (gamma - d_x * u_x), scale * (gamma - d_y * u_y)
+    d_r = scale * gamma * ((D * D * torch.exp(2 * q.r) - A * A * torch.exp(-2 * q.r)) / 4 - torch.tanh(q.r))
+    if means == "sigmoid":
+        d_mx, d_my = d_mx * q.mu_x * (1 - q.mu_x), d_my * q.mu_y * (1 - q.mu_y)
+    if pen == "bernoulli":
+        d_pen = grad * (torch.sigmoid(q.pen) - target_rows[..., 2:])
+    else:
+        total = target_rows[..., 2:].sum(-1, keepdim=True)
+        d_pen = grad * (total * q.pen.softmax(-1) - target_rows[..., 2:])
+
+    _, _, _, _, s_x, s_y, r = split_raw(raw_rows.to(acc), pen, num_mixtures)
+    d_sx, d_sy = _inward(d_sx, s_x, LOG_SIGMA_LIMIT), _inward(d_sy, s_y, LOG_SIGMA_LIMIT)
+    d_r = _inward(d_r, r, RHO_LIMIT)
+    d_raw = torch.cat([d_pen, d_logit, d_mx, d_my, d_sx, d_sy, d_r], dim=-1)
+    if clip is not None:
+        d_raw = d_raw.clamp(-clip, clip)
+    if d_target is None:
+        return d_raw.to(raw.dtype), target.new_empty(0)
+    d_pen_target = -grad * (q.pen if pen == "bernoulli" else q.pen.log_softmax(-1))
+    return d_raw.to(raw.dtype), torch.cat([d_target, d_pen_target], dim=-1).to(target.dtype)
+
+
+def _inward(gradient: Tensor, raw: Tensor, limit: float) -> Tensor:
+    """Zero where raw lies outside ±limit and a descent step would not bring it back."""
+    outward = ((raw > limit) & (gradient < 0)) | ((raw < -limit) & (gradient > 0))
+    return torch.where(outward, 0, gradient)
+
+
+def draw(q: Components, u: Tensor, bias: Tensor, temperature: Tensor, pen: str) -> Tensor:
+    """One row (..., 3 or 5) from one block of uniforms u (..., 4), word by word as DESIGN's random stream says.
+
+    word 0: component; word 1: pen; words 2 and 3: the two normals. bias and temperature (...) act on the offsets alone:
+    s - b + ln tau (G 61), a (1 + b) / tau (G 62).
+    """
+    u = u.to(q.pen.dtype)
+    b, tau = bias.to(u.dtype)[..., None], temperature.to(u.dtype)[..., None]
+    j = choose(torch.softmax(q.log_weight * (1 + b) / tau, -1), u[..., 0:1])
+    mu_x, mu_y, s_x, s_y, r = (v.gather(-1, j) for v in q[2:])
+    sigma_x, sigma_y = torch.exp(s_x - b + tau.log()), torch.exp(s_y - b + tau.log())
+    n1, n2 = box_muller(u[..., 2:3], u[..., 3:4])
+    dx, dy = mu_x + sigma_x * n1, mu_y + sigma_y * (torch.tanh(r) * n1 + n2 / torch.cosh(r))
+    if pen == "bernoulli":
+        return torch.cat([dx, dy, (u[..., 1:2] < torch.sigmoid(q.pen)).to(u.dtype)], dim=-1)
+    state = choose(torch.softmax(q.pen, -1), u[..., 1:2])
+    one_hot = torch.zeros_like(q.pen).scatter(-1, state, 1.0)
+    offset = torch.where(state == END - 2, 0, torch.cat([dx, dy], dim=-1))
+    return torch.cat([offset, one_hot], dim=-1)
+
+
+def choose(weights: Tensor, u: Tensor) -> Tensor:
+    """(..., 1) int64: the smallest j whose cumulative weight, in index order, is >= u; else the last with weight > 0."""
+    cumulative = weights.cumsum(-1)
+    j = (cumulative < u).sum(-1, keepdim=True)
+    index = torch.arange(weights.shape[-1], device=weights.device)
+    last = torch.where(weights > 0, index, 0).amax(-1, keepdim=True)
+    return torch.minimum(j, last)
+
+
+class Layer(NamedTuple):
+    """One layer's plain weights: weight_ih, weight_hh, bias_ih, bias_hh and, with peepholes, peephole (3, H)."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+    peephole: Tensor | None = None
+
+
+def generate(
+    weights: list[Tensor],
+    h: Tensor,
+    c: Tensor,
+    row: Tensor,
+    drawn: Tensor,
+    done: Tensor,
+    seed: Tensor,
+    steps: int,
+    bias: Tensor,
+    temperature: Tensor,
+    prime: Tensor | None,
+    prime_lengths: Tensor | None,
+    num_mixtures: int,
+    pen: str,
+    means: str,
+    skip: bool,
+    peephole: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Sample `steps` rows of every sequence, each fed back as the next input.
+
+    weights: per layer weight_ih, weight_hh, bias_ih, bias_hh (and peephole), then head weight and bias. State: h and c
+    (L, B, H), last row (B, I), rows drawn so far (B) int64, done (B) bool. seed (2) int64: seed and the first
+    sequence's index. prime (B, Tp, I), with prime_lengths (B), is read after the last row and before the first draw.
+    Gives points (steps, B, I), zero after a sequence's end; lengths (B), points drawn, without the end row; new state.
+    """
+    per_layer = 5 if peephole else 4
+    layers = [Layer(*weights[k : k + per_layer]) for k in range(0, len(weights) - 2, per_layer)]
+    head_weight, head_bias = weights[-2:]
+    acc = accumulate(head_weight.dtype)
+    h, c, row, drawn, done = h.to(head_weight.dtype), c.to(acc), row.to(acc), drawn.clone(), done.clone()
+    if prime is not None and prime.shape[1]:
+        h, c, row = _read_prime(layers, h, c, row, done, prime.to(acc), prime_lengths, skip)
+
+    B = row.shape[0]
+    points = row.new_zeros(steps, B, row.shape[1])
+    lengths = torch.zeros_like(drawn)
+    key, first_index = seed.tolist()
+    block = max(1, min(steps, (1 << 20) // max(B, 1)))
+    for t in range(steps):
+        if bool(done.all()):
+            break
+        if t % block == 0:  # sequences still alive have all drawn one row a step
+            u = uniforms(key, first_index, B, block, first_step=drawn).to(row.device)
+        below, new_h, new_c = row.to(head_weight.dtype), [], []
+        x = below
+        for n, layer in enumerate(layers):
+            z = torch.nn.functional.linear(below, layer.weight_ih, layer.bias_ih + layer.bias_hh).to(acc)
+            z = z + (h[n] @ layer.weight_hh.t()).to(acc)
+            _, layer_c, layer_h = cell(z, c[n], None if layer.peephole is None else layer.peephole.to(acc))
+            new_c.append(layer_c)
+            new_h.append(layer_h.to(head_weight.dtype))
+            below = torch.cat([x, new_h[-1]], dim=-1) if skip else new_h[-1]
+        top = torch.cat(new_h, dim=-1) if skip else new_h[-1]
+        q = components(torch.nn.functional.linear(top, head_weight, head_bias), pen, num_mixtures, means)
+        new_row = draw(q, u[:, t % block], bias, temperature, pen)
+
+        going = ~done[:, None]
+        h, c = torch.where(going, torch.stack(new_h), h), torch.where(going, torch.stack(new_c), c)
+        row = torch.where(going, new_row, row)
+        points[t] = torch.where(going, new_row, 0)
+        drawn = drawn + going[:, 0]
+        if pen == "categorical":
+            done = done | (row[:, END] > 0.5)
+        lengths = lengths + (going[:, 0] & ~done)
+    return points, lengths, h.clone(), c.clone(), row.clone(), drawn, done
+
+
+def _read_prime(
+    layers: list[Layer],
+    h: Tensor,
+    c: Tensor,
+    row: Tensor,
+    done: Tensor,
+    prime: Tensor,
+    lengths: Tensor | None,
+    skip: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Teacher-forced steps over the last row and all of the prime but its last row, which becomes the last row."""
+    B, Tp, _ = prime.shape
+    lengths = torch.where(done, 0, prime.new_full((B,), Tp, dtype=torch.int64) if lengths is None else lengths)
+    x = torch.cat([row[None], prime.transpose(0, 1)])
+    row = x.gather(0, lengths.to(torch.int64)[None, :, None].expand(1, B, x.shape[-1]))[0]
+    x = torch.where(alive(Tp, lengths), x[:-1], 0).to(h.dtype)
+    below, new_h, new_c = x, [], []
+    for n, layer in enumerate(layers):
+        xw = torch.nn.functional.linear(below, layer.weight_ih, layer.bias_ih + layer.bias_hh)
+        out, h_n, c_n, _, _ = lstm(xw, layer.weight_hh, h[n], c[n], layer.peephole, lengths, None, False)
+        new_h.append(h_n)
+        new_c.append(c_n)
+        below = torch.cat([x, out], dim=-1) if skip else out
+    return torch.stack(new_h), torch.stack(new_c), row

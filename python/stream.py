@@ -1,0 +1,89 @@
+"""The random stream: sequence i, step t is one block of Philox4x32-10, on every machine the same (Salmon et al. 2011).
+
+Key = seed; counter = (sequence index low, high, step, 0). The C++ filler and the PyTorch reference here give the same
+uniforms bit for bit; normals, which take a logarithm and a cosine, agree to rounding.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import _cpu
+from ._backend import kernel, register
+
+STEP_LIMIT = 1 << 32
+
+register("philox_fill", "cpu")(_cpu.philox_fill)
+
+
+def philox(seed: Tensor, index: Tensor, step: Tensor) -> Tensor:
+    """Philox4x32-10 words, (..., 4) int64 in [0, 2^32).
+
+    seed, index and step are int64 and broadcast together; the bits of seed and index are read as two's complement.
+    """
+    low = 0xFFFFFFFF
+    k0, k1 = seed & low, (seed >> 32) & low
+    c0, c1, c2, c3 = torch.broadcast_tensors(index & low, (index >> 32) & low, step & low, torch.zeros_like(step))
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2  # 64-bit products, wrapped into int64
+        c0, c1, c2, c3 = ((p1 >> 32) & low) ^ c1 ^ k0, p1 & low, ((p0 >> 32) & low) ^ c3 ^ k1, p0 & low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return torch.stack([c0, c1, c2, c3], dim=-1)
+
+
+def uniform(words: Tensor) -> Tensor:
+    """((word >> 9) + 1/2) 2^-23: float32, exact, never 0 or 1."""
+    return ((words >> 9).to(torch.float32) + 0.5) * 2.0**-23
+
+
+def box_muller(u2: Tensor, u3: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals from two uniforms."""
+    radius, angle = torch.sqrt(-2 * torch.log(u2)), 2 * math.pi * u3
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def uniforms(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None = None) -> Tensor:
+    """The four uniforms of every block, float32 (count, steps, 4), of sequences first_index ... first_index + count - 1.
+
+    first_step (count) int64 is each sequence's first step, zero by default. seed and first_index are any integers of
+    64 bits, signed or not. Raises ValueError where a count or step is out of range.
+    """
+    return _fill(seed, first_index, count, steps, first_step, normals=False)
+
+
+def normals(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None = None) -> Tensor:
+    """The two standard normals of every block (words 2 and 3), float32 (count, steps, 2); arguments as `uniforms`."""
+    return _fill(seed, first_index, count, steps, first_step, normals=True)
+
+
+def _fill(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None, normals: bool) -> Tensor:
+    if count < 0 or not 0 <= steps <= STEP_LIMIT:
+        raise ValueError(f"count must be >= 0 and steps in [0, 2^32], got count={count}, steps={steps}")
+    for name, value in (("seed", seed), ("first_index", first_index)):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise ValueError(f"{name} must fit in 64 bits, got {value}")
+    if first_step is not None:
+        first_step = first_step.to("cpu", torch.int64).contiguous()
+        if first_step.shape != (count,):
+            raise ValueError(f"first_step must have shape ({count},), got {tuple(first_step.shape)}")
+        if count and (int(first_step.min()) < 0 or int(first_step.max()) > STEP_LIMIT - steps):
+            raise ValueError(f"steps must stay in [0, 2^32), got first_step up to {int(first_step.max())} and {steps=}")
+    return kernel("philox_fill", "cpu")(seed, first_index, count, first_step, steps, normals)
+
+
+@register("philox_fill", "reference")
+def philox_fill(
+    seed: int, first_index: int, count: int, first_step: Tensor | None, steps: int, normals: bool
+) -> Tensor:
+    """What the C++ filler computes, in PyTorch."""
+    index = torch.arange(count) + two_complement(first_index)
+    start = torch.zeros(count, dtype=torch.int64) if first_step is None else first_step
+    step = start[:, None] + torch.arange(steps)
+    u = uniform(philox(torch.tensor(two_complement(seed)), index[:, None], step))
+    return torch.stack(box_muller(u[..., 2], u[..., 3]), dim=-1) if normals else u
+
+
+def two_complement(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
