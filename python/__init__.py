@@ -3,6 +3,7 @@
 `torch.ops.fusedmdn` has the same operators without checks or defaults; `reference` is what each must equal.
 """
 
+from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from .functional import GenerateState, generate, lstm, mdn_nll
 from .stream import normals, uniforms
@@ -15,6 +16,8 @@ __all__ = [
     "lstm",
     "mdn_nll",
     "normals",
+    "reference",
     "report",
+    "stream",
     "uniforms",
 ]

@@ -47,6 +47,13 @@ def cell(z: Tensor, c: Tensor, peephole: Tensor | None) -> tuple[Tensor, Tensor,
     return torch.cat([i, f, g, o], dim=-1), c, o * torch.tanh(c)
 
 
+def _extent(T: int, lengths: Tensor | None) -> tuple[int, int]:
+    """Steps that every sequence has, and steps that any sequence has."""
+    if lengths is None or not len(lengths):
+        return T, T
+    return int(lengths.min()), int(lengths.max())
+
+
 def lstm(
     xw: Tensor,
     weight_hh: Tensor,
@@ -67,15 +74,16 @@ def lstm(
     acc = accumulate(xw.dtype)
     h, c = h0.to(xw.dtype), c0.to(acc)
     peephole = None if peephole is None else peephole.to(acc)
+    shortest, longest = _extent(T, lengths)
     live = None if lengths is None else alive(T, lengths)
     hs = xw.new_zeros(T, B, H)
     gates = xw.new_zeros(T if save else 0, B, 4 * H)
     cells = xw.new_zeros(T if save else 0, B, H, dtype=acc)
-    for t in range(T):
+    for t in range(longest):
         z = xw[t].to(acc) + (h @ weight_hh.t()).to(acc)
         step_gates, step_c, step_h = cell(z, c, peephole)
         step_h = step_h.to(xw.dtype)
-        if live is None:
+        if live is None or t < shortest:
             h, c = step_h, step_c
         else:
             h, c = torch.where(live[t], step_h, h), torch.where(live[t], step_c, c)
@@ -108,6 +116,7 @@ def lstm_backward(
     acc = cells.dtype
     p = None if peephole is None else peephole.to(acc)
     bound = math.inf if clip is None else clip
+    shortest, longest = _extent(T, lengths)
     live = cells.new_ones(T, 1, 1, dtype=torch.bool) if lengths is None else alive(T, lengths)
     c_prev = torch.cat([c0.to(acc)[None], cells])[:T]
     i, f, g, o = gates.to(acc).chunk(4, dim=-1)
@@ -123,7 +132,7 @@ def lstm_backward(
 
     dz = gates.new_zeros(T, B, 4, H, dtype=acc)
     dh, dc = grad_h_T.to(acc), grad_c_T.to(acc)
-    for t in reversed(range(T)):
+    for t in reversed(range(longest)):
         dh_t = dh + grad_h[t]
         dz_o = (dh_t * dh_zo[t]).clamp(-bound, bound)
         dc = dc + dh_t * dh_c[t]
@@ -135,7 +144,7 @@ def lstm_backward(
         if p is not None:
             dc = dc + p[0] * dz[t, :, 0] + p[1] * dz[t, :, 1]
         dh_prev = (dz[t].flatten(1).to(weight_hh.dtype) @ weight_hh).to(acc)
-        dh = dh_prev if lengths is None else torch.where(live[t], dh_prev, dh)
+        dh = dh_prev if t < shortest else torch.where(live[t], dh_prev, dh)
 
     dpeephole = cells.new_empty(0)
     if p is not None:

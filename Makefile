@@ -1,0 +1,59 @@
+# make demo    sample from the shipped weights, train a small model from nothing, sample from that too
+# make test    all tests but the slow ones          make test-slow   those that take minutes
+# make check   ruff and mypy                        make weights     train the shipped weights again
+# Each does its own set-up in .venv, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+CPU_TORCH := torch==2.13.0
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
+
+.PHONY: demo test test-slow check weights clean
+
+# A machine without an NVIDIA GPU gets torch's CPU build: a tenth of the download.
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	    echo "$(BIN)/pip install 'torch>=2.11'"; $(BIN)/pip install -q 'torch>=2.11'; \
+	else \
+	    echo "$(BIN)/pip install $(CPU_TORCH) (CPU build)"; \
+	    $(BIN)/pip install -q --retries 1 --extra-index-url $(CPU_INDEX) $(CPU_TORCH); \
+	fi
+	@touch $@
+
+.venv/.demo: .venv/.torch $(SOURCES)
+	$(BIN)/pip install -q -e '.[render]'
+	@touch $@
+
+.venv/.dev: .venv/.torch $(SOURCES)
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch $@ .venv/.demo
+
+demo: .venv/.demo
+	@rm -rf demo && mkdir demo
+	$(BIN)/fusedmdn sample kanji -n 64 --seed 0 --out demo/kanji.svg --out demo/kanji.png
+	$(BIN)/fusedmdn train kanjivg --out demo/run --hidden 160 --epochs 8
+	$(BIN)/fusedmdn sample demo/run -n 64 --seed 0 --out demo/small.svg --out demo/small.png
+	@echo
+	@echo "Open demo/kanji.svg: 64 characters that no one ever wrote, from the weights that ship with the package."
+	@echo "Open demo/small.svg: the same from the small model that was trained just now (demo/run)."
+
+test: .venv/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
+
+# mypy sees the tree as it is installed.
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/typed && mkdir -p build/typed
+	@cp -r fusedmdn build/typed/ && cp -r python build/typed/fusedmdn/ops && cp -r kernels/triton build/typed/fusedmdn/kernels
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p fusedmdn
+
+clean:
+	rm -rf .venv build demo *.egg-info fusedmdn/*.so

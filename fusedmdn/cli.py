@@ -1,0 +1,248 @@
+"""The command `fusedmdn`: info, train, sample, eval."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from . import FusedLSTMMDN, Strokes, __version__, ops, render
+from .checkpoint import CheckpointError
+from .dataset import PARTS, StrokeFileError, StrokeSet, load
+from .evaluate import Evaluation, evaluate
+from .train import Step, Trainer, TrainingDiverged, TrainOptions
+
+app = typer.Typer(
+    help="Train and sample LSTM + mixture density networks that write and draw.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+Function = TypeVar("Function", bound=Callable[..., Any])
+Default = TrainOptions()
+
+Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
+Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: torch's.", min=1)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+
+
+def _told_plainly(command: Function) -> Function:
+    """Expected errors become one line on stderr and exit code 2 (1 where training itself failed)."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TrainingDiverged as error:
+            code, message = 1, str(error)
+        except (StrokeFileError, CheckpointError, ValueError, OSError, ModuleNotFoundError) as error:
+            code, message = 2, str(error)
+        Console(stderr=True).print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+        raise typer.Exit(code)
+
+    return run  # type: ignore[return-value]
+
+
+def _device(name: str, threads: int | None) -> torch.device:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+@app.command()
+@_told_plainly
+def info() -> None:
+    """Versions, devices, and which backend runs each operator, and why."""
+    console.print(f"fusedmdn {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    console.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    console.print(f"CUDA devices: {', '.join(gpus) or 'none'}")
+    table = Table("operator", "device", "backend", "why", title="backends")
+    for choice in ops.report():
+        table.add_row(*choice)
+    console.print(table)
+
+
+@app.command()
+@_told_plainly
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last, with the run's own options.")] = False,
+    hidden: Annotated[int, typer.Option(help="Units of every LSTM layer.", min=1)] = Default.hidden_size,
+    layers: Annotated[int, typer.Option(help="LSTM layers.", min=1)] = Default.num_layers,
+    mixtures: Annotated[int, typer.Option(help="Components of the mixture.", min=1)] = Default.num_mixtures,
+    pen: Annotated[str, typer.Option(help="categorical (can end) or bernoulli (Graves).")] = Default.pen,
+    skip: Annotated[bool, typer.Option("--skip", help="Input to every layer, every layer to the head.")] = False,
+    peephole: Annotated[bool, typer.Option("--peephole", help="Peephole connections.")] = False,
+    dropout: Annotated[float, typer.Option(help="Between layers.", min=0, max=1)] = Default.dropout,
+    optimizer: Annotated[str, typer.Option(help="adam, or graves (his RMSProp).")] = Default.optimizer,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate [adam: 0.002, graves: 0.0001].")] = Default.lr,
+    schedule: Annotated[str, typer.Option(help="cosine or constant.")] = Default.schedule,
+    warmup: Annotated[int, typer.Option(help="Steps of rising rate.")] = Default.warmup,
+    epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Default.epochs,
+    batch_size: Annotated[int, typer.Option(help="Sequences of a step.")] = Default.batch_size,
+    clip_norm: Annotated[float, typer.Option(help="Bound of the gradient's norm.")] = Default.clip_norm,
+    clip_gates: Annotated[
+        float | None, typer.Option(help="Bound of gate gradients at every step of backpropagation (Graves: 10).")
+    ] = Default.clip_gates,
+    clip_output: Annotated[
+        float | None, typer.Option(help="Bound of the raw output's gradient (Graves: 100).")
+    ] = Default.clip_output,
+    augment: Annotated[float, typer.Option(help="Random stretch and shear, standard deviation.")] = Default.augment,
+    precision: Annotated[str, typer.Option(help="float32, or bf16 (autocast).")] = Default.precision,
+    patience: Annotated[int, typer.Option(help="Validations without a better one before it stops.")] = Default.patience,
+    validate_every: Annotated[int, typer.Option(help="Epochs between validations.")] = Default.validate_every,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = Default.checkpoint_every,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of metrics.jsonl.")] = Default.log_every,
+    seed: Annotated[int, typer.Option(help="Of weights, batches, noise and dropout.")] = Default.seed,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Train a network on strokes; RUN/best and RUN/last are checkpoints, RUN/metrics.jsonl the curve."""
+    where, strokes = _device(device, threads), load(data)
+    if resume:
+        trainer = Trainer.resume(strokes, out, where)
+    else:
+        options = TrainOptions(
+            hidden_size=hidden, num_layers=layers, num_mixtures=mixtures, pen=pen, skip=skip, peephole=peephole,
+            dropout=dropout, clip_gates=clip_gates, clip_output=clip_output, optimizer=optimizer, lr=lr,
+            schedule=schedule, warmup=warmup, epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
+            augment=augment, precision=precision, patience=patience, validate_every=validate_every,
+            checkpoint_every=checkpoint_every, log_every=log_every, seed=seed,
+        )  # fmt: skip
+        trainer = Trainer(options, strokes, out, where)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    console.print(
+        f"{len(trainer.train_part)} sequences to train on, {len(trainer.validation_part)} to judge by; "
+        f"{parameters:,} parameters; {trainer.steps} steps; {where.type}"
+    )
+    _run_with_progress(trainer)
+    console.print(f"best on validation: {trainer.best:.3f} nats per row, in {out / 'best'}")
+
+
+def _run_with_progress(trainer: Trainer) -> None:
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=trainer.steps, completed=trainer.step, numbers="")
+        rows, since = 0, bar.get_time()
+
+        def on_step(step: Step) -> None:
+            nonlocal rows, since
+            rows += step.rows
+            now = bar.get_time()
+            if now - since > 1 or step.step == 1:
+                numbers = (
+                    f"{rows / max(now - since, 1e-9):,.0f} points/s  {step.nats_per_row:+.3f} nats/point  "
+                    f"{step.nats_per_sequence:+.1f} nats/sequence  |grad| {step.grad_norm:.2f}"
+                )
+                bar.update(task, numbers=numbers)
+                rows, since = 0, now
+            if step.skipped:
+                bar.console.print(f"step {step.step}: loss or gradient not finite; skipped")
+            bar.update(task, completed=step.step)
+
+        def on_validation(step: int, result: Evaluation, better: bool) -> None:
+            bar.console.print(
+                f"step {step}: validation {result.nats_per_row:+.4f} nats/row, "
+                f"{result.nats_per_sequence:+.1f} nats/sequence, SSE {result.sse:.4f}{'  (best)' if better else ''}",
+                highlight=False,
+            )
+
+        trainer.run(on_step, on_validation)
+
+
+@app.command()
+@_told_plainly
+def sample(
+    checkpoint: Checkpoint,
+    out: Annotated[list[Path], typer.Option(help=".svg, .png, .gif or .npz; may be given several times.")],
+    n: Annotated[int, typer.Option("-n", help="Sequences.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Sequence i is a function of the weights, the seed and i alone.")] = 0,
+    first_index: Annotated[int, typer.Option(help="Index of the first sequence.", min=0)] = 0,
+    bias: Annotated[float, typer.Option(help="Neater samples (Graves: 0 to 10).", min=0)] = 0.0,
+    temperature: Annotated[float, typer.Option(help="Below 1 more typical, above 1 wilder.")] = 1.0,
+    max_steps: Annotated[int, typer.Option(help="Rows of a sequence that does not end by itself.", min=1)] = 500,
+    prime: Annotated[Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")] = None,
+    columns: Annotated[int | None, typer.Option(help="Of the grid; default: a square.", min=1)] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Sample sequences and draw them (.svg, .png, .gif) or keep them as strokes (.npz)."""
+    for path in out:
+        if path.suffix not in (".svg", ".png", ".gif", ".npz"):
+            raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no directory {path.parent}")
+    where = _device(device, threads)
+    model = FusedLSTMMDN.from_pretrained(checkpoint, where)
+    given = None if prime is None else load(prime)[0]
+    rows = None
+    if given is not None:
+        rows = torch.from_numpy(given.rows(model.pen, model.scale)[: len(given)])  # without its end row
+    batch = model.generate(
+        n, max_steps, seed=seed, first_index=first_index, bias=bias, temperature=temperature, prime=rows
+    )
+    strokes = list(batch)
+    if given is not None:
+        strokes = [Strokes(torch.cat([torch.from_numpy(given.points), torch.from_numpy(s.points)])) for s in strokes]
+    for path in out:
+        if path.suffix == ".npz":
+            StrokeSet.of(strokes).save(path)
+        else:
+            render.draw(strokes, path, columns)
+        console.print(f"wrote {path}")
+    points = int(batch.lengths.sum())
+    ended = int(batch.state.done.sum())
+    ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""
+    console.print(f"{n} sequences, {points:,} points{ending}")
+
+
+@app.command("eval")
+@_told_plainly
+def evaluate_command(
+    checkpoint: Checkpoint,
+    data: Data,
+    part: Annotated[str, typer.Option(help="train, validation, test or all.")] = "validation",
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Nats per point and per sequence, and SSE, of a part of the data, in the checkpoint's units."""
+    if part not in (*PARTS, "all"):
+        raise ValueError(f"part must be one of {', '.join(PARTS)} or all; got {part!r}")
+    model = FusedLSTMMDN.from_pretrained(checkpoint, _device(device, threads))
+    strokes = load(data)
+    result = evaluate(model, strokes if part == "all" else strokes.part(part))
+    table = Table("measure", "value", title=f"{checkpoint} on {data} ({part})")
+    table.add_row("nats per point (row)", f"{result.nats_per_row:.4f}")
+    table.add_row("  of which the pen", f"{result.pen_nats_per_row:.4f}")
+    table.add_row("nats per sequence", f"{result.nats_per_sequence:.2f}")
+    table.add_row("SSE per point", f"{result.sse:.5f}")
+    table.add_row("rows", f"{result.rows:,}")
+    table.add_row("sequences", f"{result.sequences:,}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,502 @@
+"""`FusedLSTMMDN`: the drop-in for nn.LSTM + nn.Linear + a hand-written mixture loss and sampling loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+from . import ops
+from .mixture import StrokeMixture
+from .ops import functional
+from .strokes import Scale, Strokes
+
+State = tuple[Tensor, ...]
+
+
+class StrokeBatch:
+    """What `FusedLSTMMDN.generate` gives: sequences in the model's units, and `Strokes` by index.
+
+    Attributes:
+        points: (n, max_steps, 3 or 5) rows; zero after a sequence's end row.
+        lengths: (n) int64, points drawn; a categorical end row is not counted.
+        state: `GenerateState` to go on from.
+        scale: what turns the rows back into raw units.
+    """
+
+    def __init__(self, points: Tensor, lengths: Tensor, state: ops.GenerateState, scale: Scale) -> None:
+        self.points, self.lengths, self.state, self.scale = points, lengths, state, scale
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return self.points.shape[0]
+
+    def __getitem__(self, i: int) -> Strokes:
+        """Sequence i in raw units."""
+        return Strokes.from_rows(self.points[i, : int(self.lengths[i])].cpu().numpy(), self.scale)
+
+    def __iter__(self) -> Iterator[Strokes]:
+        """The sequences in raw units."""
+        return (self[i] for i in range(len(self)))
+
+
+class FusedLSTMMDN(nn.Module):
+    """LSTM stack with a mixture density head (Graves 2013, equations 1-26), for streams of pen rows.
+
+    Parameters are named as in nn.LSTM (`weight_ih_l0`, …), so that its state_dict loads, with `peephole_l{n}` (3, H;
+    rows i, f, o), `head.weight` and `head.bias` added. Everything is in the model's units; `scale` is applied by
+    `Strokes` and `StrokeBatch` alone.
+
+    Args:
+        input_size: features of a step; 3 (bernoulli) or 5 (categorical) wherever rows are fed back.
+        hidden_size: H, units of every layer.
+        num_layers: L.
+        num_mixtures: M, bivariate normals of the head.
+        pen: "bernoulli", rows (dx, dy, eos); or "categorical", rows (dx, dy, draw, lift, end), which can end.
+        skip: the input feeds every layer, and every layer feeds the head.
+        peephole: diagonal weights from the cell state to i, f and o.
+        means: "linear", or "sigmoid" for means mapped into (0, 1).
+        batch_first: (B, T, ·) in and out, as in nn.LSTM; states stay (L, B, H).
+        dropout: probability of zeroing an input of every layer but the first that comes from the layer below.
+        clip_gates: bound of the pre-activations' gradient at every step inside backpropagation (Graves: 10).
+        clip_output: bound of the gradient of the head's raw output (Graves: 100).
+        device: as in nn.LSTM.
+        dtype: as in nn.LSTM.
+
+    Raises:
+        ValueError: a size, probability or option out of range.
+    """
+
+    def __init__(
+        self,
+        input_size: int = 3,
+        hidden_size: int = 400,
+        num_layers: int = 1,
+        num_mixtures: int = 20,
+        *,
+        pen: str = "bernoulli",
+        skip: bool = False,
+        peephole: bool = False,
+        means: str = "linear",
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        clip_gates: float | None = None,
+        clip_output: float | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        functional.check_options(pen, means, num_mixtures)
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if size < 1:
+                raise ValueError(f"{name} must be >= 1, got {size}")
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must be in [0, 1], got {dropout}")
+        for name, bound in (("clip_gates", clip_gates), ("clip_output", clip_output)):
+            if bound is not None and not bound > 0:
+                raise ValueError(f"{name} must be > 0 or None, got {bound}")
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.num_mixtures, self.pen, self.skip, self.peephole = num_mixtures, pen, skip, peephole
+        self.means, self.batch_first, self.dropout = means, batch_first, dropout
+        self.clip_gates, self.clip_output = clip_gates, clip_output
+        self.scale = Scale()
+
+        H = hidden_size
+        for n in range(num_layers):
+            below = input_size if n == 0 else H + input_size * skip
+            shapes = {"weight_ih": (4 * H, below), "weight_hh": (4 * H, H), "bias_ih": (4 * H,), "bias_hh": (4 * H,)}
+            if peephole:
+                shapes["peephole"] = (3, H)
+            for name, shape in shapes.items():
+                setattr(self, f"{name}_l{n}", nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        width = ops.reference.PEN_LOGITS[pen] + 6 * num_mixtures
+        self.head = nn.Linear(H * (num_layers if skip else 1), width, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ±1/sqrt(H), as nn.LSTM and nn.Linear do."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if not name.startswith("head."):
+                    parameter.uniform_(-bound, bound)
+        self.head.reset_parameters()
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments but device and dtype."""
+        names = (
+            "input_size hidden_size num_layers num_mixtures pen skip peephole means batch_first dropout "
+            "clip_gates clip_output"
+        )
+        return {name: getattr(self, name) for name in names.split()}
+
+    def extra_repr(self) -> str:
+        """The arguments that are not nn.LSTM's defaults."""
+        c = self.config()
+        options = "".join(f", {k}={v!r}" for k, v in list(c.items())[4:] if v not in (False, None, 0.0))
+        return f"{self.input_size}, {self.hidden_size}, {self.num_layers}, {self.num_mixtures}{options}"
+
+    @overload
+    def forward(
+        self, input: Tensor | PackedSequence, state: State | None = None, lengths: Tensor | None = None
+    ) -> tuple[StrokeMixture, State]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        *,
+        target: Tensor | PackedSequence,
+    ) -> tuple[Tensor, State]: ...
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: State | None = None,
+        lengths: Tensor | None = None,
+        *,
+        target: Tensor | PackedSequence | None = None,
+    ) -> tuple[StrokeMixture | Tensor, State]:
+        """Run the stack over given inputs.
+
+        Args:
+            input: (T, B, I), or (B, T, I) with batch_first; (T, I) unbatched; or a PackedSequence.
+            state: (h, c), (L, B, H) each ((L, H) unbatched); zero by default.
+            lengths: (B) integers; steps from there on are not read, whatever they hold.
+            target: rows to be predicted, laid out as the input. Given, the loss is computed without the mixture.
+
+        Returns:
+            The mixture over the row after each input, or with `target` its negative log-likelihood in nats (T, B), laid
+            out as the input and zero in masked steps; and the state (h, c) after every sequence's last step.
+
+        Raises:
+            ValueError: a shape, dtype or length that does not fit.
+        """
+        x, lengths, batched = self._time_first("input", input, lengths)
+        if x.shape[-1] != self.input_size:
+            raise ValueError(f"input: expected {self.input_size} features in the last dimension, got {tuple(x.shape)}")
+        raw, new_state = self.raw_output(x, state if batched else _batched(state), lengths)
+        if not batched:
+            new_state = tuple(v.squeeze(-2) for v in new_state)
+        if target is None:
+            return StrokeMixture(self._laid_out(raw, batched), self.num_mixtures, self.pen, self.means), new_state
+        rows, _, _ = self._time_first("target", target, None)
+        nll = self._nll(raw, rows, lengths)
+        return self._laid_out(nll, batched), new_state
+
+    @overload
+    def nll(self, strokes: Tensor, lengths: Tensor | None = None, state: State | None = None,
+            reduction: str = "mean") -> Tensor: ...  # fmt: skip
+
+    @overload
+    def nll(self, strokes: Tensor, lengths: Tensor | None = None, state: State | None = None,
+            reduction: str = "mean", *, return_state: bool) -> tuple[Tensor, State]: ...  # fmt: skip
+
+    def nll(
+        self,
+        strokes: Tensor,
+        lengths: Tensor | None = None,
+        state: State | None = None,
+        reduction: str = "mean",
+        *,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, State]:
+        """Negative log-likelihood of whole sequences, each row predicted from those before it, the first from zeros.
+
+        Args:
+            strokes: rows (T, B, 3 or 5), or (B, T, ·) with batch_first.
+            lengths: (B) integers.
+            state: (h, c), or (h, c, last row) as returned: the first row is then predicted from that row, which makes
+                consecutive pieces the same as one long sequence (truncated backpropagation).
+            reduction: "mean" per row that counts, "batchmean" per sequence, "sum", or "none" for (T, B) (or (B, T)).
+            return_state: also return (h, c, last row), its graph attached.
+
+        Returns:
+            Nats. Reductions accumulate in float64.
+
+        Raises:
+            ValueError: a shape, option or length that does not fit.
+        """
+        if reduction not in ("mean", "batchmean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'batchmean', 'sum' or 'none', got {reduction!r}")
+        self._check_row_size("nll")
+        rows, lengths, batched = self._time_first("strokes", strokes, lengths)
+        T, B = rows.shape[:2]
+        if rows.shape[-1] != self.input_size:
+            raise ValueError(f"strokes: expected rows of {self.input_size} columns, got {tuple(rows.shape)}")
+        state = state if batched else _batched(state)
+        first = rows.new_zeros(B, self.input_size) if state is None or len(state) == 2 else state[2]
+        x = torch.cat([first.to(rows.dtype)[None], rows])
+        raw, new_state = self.raw_output(x[:T], None if state is None else state[:2], lengths)
+        nll = self._nll(raw, rows, lengths)
+        count = T * B if lengths is None else lengths.sum().clamp(min=1)
+        if reduction == "none":
+            loss = self._laid_out(nll, batched)
+        else:
+            total = nll.sum(dtype=torch.float64)
+            divisor = {"mean": count or 1, "batchmean": max(B, 1), "sum": 1}[reduction]
+            loss = (total / divisor).to(nll.dtype)
+        if not return_state:
+            return loss
+        last = x[T] if lengths is None else x.gather(0, lengths[None, :, None].expand(1, B, x.shape[-1]))[0]
+        full = (*new_state, last)
+        return loss, full if batched else tuple(v.squeeze(-2) for v in full)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        n: int,
+        max_steps: int,
+        *,
+        seed: int | Tensor | None = None,
+        first_index: int | Tensor = 0,
+        bias: float | Tensor = 0.0,
+        temperature: float | Tensor = 1.0,
+        prime: Tensor | None = None,
+        prime_lengths: Tensor | None = None,
+        state: State | ops.GenerateState | None = None,
+    ) -> StrokeBatch:
+        """Sample n sequences of at most max_steps rows; sequence i depends on the seed and first_index + i alone.
+
+        Args:
+            n: sequences.
+            max_steps: rows of each, the end row of a categorical pen included.
+            seed: 64 bits; drawn from torch's CPU generator by default.
+            first_index: index of the first sequence, so that a job can be cut anywhere.
+            bias: b >= 0, a number or (n): neater samples (Graves, equations 61-62).
+            temperature: tau > 0, a number or (n).
+            prime: rows (n, Tp, I), or (Tp, I) for all, read before the first draw; not in the output.
+            prime_lengths: (n) integers.
+            state: (h, c) to start from, or a `GenerateState` to go on from (its seed and first_index hold).
+
+        Raises:
+            ValueError: a shape or option that does not fit.
+        """
+        self._check_row_size("generate")
+        if n < 0 or max_steps < 0:
+            raise ValueError(f"n and max_steps must be >= 0, got n={n}, max_steps={max_steps}")
+        full = self._generate_state(n, seed, first_index, state)
+        if prime is not None:
+            prime = (prime.expand(n, *prime.shape) if prime.dim() == 2 else prime).to(self.head.weight.device)
+        points, lengths, new = ops.generate(
+            self._weights(),
+            full,
+            max_steps,
+            num_mixtures=self.num_mixtures,
+            pen=self.pen,
+            means=self.means,
+            skip=self.skip,
+            peephole=self.peephole,
+            bias=bias,
+            temperature=temperature,
+            prime=prime,
+            prime_lengths=prime_lengths,
+        )
+        return StrokeBatch(points.transpose(0, 1), lengths, new, self.scale)
+
+    @classmethod
+    def from_modules(cls, lstm: nn.LSTM, head: nn.Linear, **options: Any) -> FusedLSTMMDN:
+        """The same network as nn.LSTM + nn.Linear; pen and M follow from the head's width, P + 6M.
+
+        `options` are further arguments of the constructor (means, clip_gates, clip_output).
+
+        Raises:
+            ValueError: a feature of nn.LSTM that this module has not, or a head that does not fit.
+        """
+        if lstm.bidirectional or lstm.proj_size or not lstm.bias:
+            raise ValueError(
+                f"nn.LSTM with bidirectional={lstm.bidirectional}, proj_size={lstm.proj_size}, bias={lstm.bias}: "
+                "only one direction, no projection, and biases are supported"
+            )
+        if head.bias is None or head.in_features != lstm.hidden_size:
+            raise ValueError(
+                f"head: expected nn.Linear({lstm.hidden_size}, P + 6M) with a bias, got {head}"
+            )
+        pen = {logits: name for name, logits in ops.reference.PEN_LOGITS.items()}.get(head.out_features % 6)
+        if pen is None or head.out_features < 7:
+            raise ValueError(f"head: expected 1 + 6M or 3 + 6M output features, got {head.out_features}")
+        module = cls(
+            lstm.input_size,
+            lstm.hidden_size,
+            lstm.num_layers,
+            head.out_features // 6,
+            pen=pen,
+            batch_first=lstm.batch_first,
+            dropout=lstm.dropout,
+            device=head.weight.device,
+            dtype=head.weight.dtype,
+            **options,
+        )
+        module.load_state_dict({**lstm.state_dict(), **{f"head.{k}": v for k, v in head.state_dict().items()}})
+        return module.train(lstm.training)
+
+    def to_modules(self) -> tuple[nn.LSTM, nn.Linear]:
+        """nn.LSTM and nn.Linear with copies of the weights.
+
+        Raises:
+            ValueError: the module has skip connections or peepholes, which nn.LSTM has not.
+        """
+        if self.skip or self.peephole:
+            raise ValueError(f"nn.LSTM has neither skip={self.skip} nor peephole={self.peephole}")
+        like = {"device": self.head.weight.device, "dtype": self.head.weight.dtype}
+        lstm = nn.LSTM(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            **like,
+        )
+        head = nn.Linear(self.head.in_features, self.head.out_features, **like)
+        weights = self.state_dict()
+        head.load_state_dict({k: weights.pop(f"head.{k}") for k in ("weight", "bias")})
+        lstm.load_state_dict(weights)
+        return lstm.train(self.training), head
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and the weights (safetensors) so that a crash at any point leaves the old or the new."""
+        from .checkpoint import save_model
+
+        save_model(self, directory)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, device: Any = None) -> FusedLSTMMDN:
+        """Read what `save_pretrained` wrote, or the weights that ship with the package ("kanji"); checks the SHA-256.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or not of this format.
+        """
+        from .checkpoint import load_model
+
+        return load_model(directory, device)
+
+    def _layer(self, n: int) -> list[Tensor]:
+        names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"] + ["peephole"] * self.peephole
+        return [getattr(self, f"{name}_l{n}") for name in names]
+
+    def _weights(self) -> list[Tensor]:
+        layers = [weight for n in range(self.num_layers) for weight in self._layer(n)]
+        return [*layers, self.head.weight, self.head.bias]
+
+    def raw_output(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """Raw head output (T, B, P + 6M) and (h, c) from inputs (T, B, I), time first always: equations 1-11."""
+        T, B = x.shape[:2]
+        if state is None:
+            h = c = [None] * self.num_layers
+        else:
+            h, c = state
+            for name, value in (("h", h), ("c", c)):
+                if tuple(value.shape) != (self.num_layers, B, self.hidden_size):
+                    expected = (self.num_layers, B, self.hidden_size)
+                    raise ValueError(f"state {name}: expected shape {expected}, got {tuple(value.shape)}")
+        if lengths is not None:
+            x = torch.where(ops.reference.alive(T, lengths), x, 0)  # NaN times zero is NaN in a matrix product
+        below, outputs, last = x, [], []
+        for n in range(self.num_layers):
+            weight_ih, weight_hh, bias_ih, bias_hh, *peephole = self._layer(n)
+            if n:
+                below = nn.functional.dropout(outputs[-1], self.dropout, self.training)
+                below = torch.cat([x.to(below.dtype), below], dim=-1) if self.skip else below
+            xw = nn.functional.linear(below, weight_ih, bias_ih + bias_hh)
+            out, state_n = ops.lstm(
+                xw,
+                weight_hh,
+                None if h[n] is None else (h[n], c[n]),
+                peephole=peephole[0] if peephole else None,
+                lengths=lengths,
+                clip=self.clip_gates,
+            )
+            outputs.append(out)
+            last.append(state_n)
+        top = torch.cat(outputs, dim=-1) if self.skip else outputs[-1]
+        return self.head(top), (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
+
+    def _nll(self, raw: Tensor, rows: Tensor, lengths: Tensor | None) -> Tensor:
+        return ops.mdn_nll(
+            raw,
+            rows,
+            lengths,
+            num_mixtures=self.num_mixtures,
+            pen=self.pen,
+            means=self.means,
+            clip=self.clip_output,
+        )
+
+    def _time_first(
+        self, name: str, value: Tensor | PackedSequence, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, bool]:
+        """(T, B, ·), lengths on its device, and whether it had a batch dimension."""
+        if isinstance(value, PackedSequence):
+            if lengths is not None:
+                raise ValueError(f"lengths: a PackedSequence {name} has its own, got {lengths}")
+            value, lengths = pad_packed_sequence(value)
+            return value, lengths.to(value.device), True
+        if value.dim() == 2:
+            if lengths is not None:
+                lengths = lengths.reshape(1)
+            return value.unsqueeze(1), functional.check_lengths(lengths, value.shape[0], 1), False
+        if value.dim() != 3:
+            raise ValueError(f"{name}: expected 2 (unbatched) or 3 dimensions, got shape {tuple(value.shape)}")
+        value = value.transpose(0, 1) if self.batch_first else value
+        lengths = functional.check_lengths(lengths, value.shape[0], value.shape[1])
+        return value, None if lengths is None else lengths.to(value.device), True
+
+    def _laid_out(self, value: Tensor, batched: bool) -> Tensor:
+        """(T, B, ...) as the caller lays out its input; a PackedSequence comes back padded, (B, T) if batch_first."""
+        if not batched:
+            return value.squeeze(1)
+        return value.transpose(0, 1) if self.batch_first else value
+
+    def _check_row_size(self, method: str) -> None:
+        row = functional.ROW[self.pen]
+        if self.input_size != row:
+            raise ValueError(f"{method} feeds rows back: pen={self.pen!r} needs input_size={row}, not {self.input_size}")
+
+    def _generate_state(
+        self, n: int, seed: int | Tensor | None, first_index: int | Tensor, state: State | ops.GenerateState | None
+    ) -> ops.GenerateState:
+        if isinstance(state, ops.GenerateState):
+            if seed is not None:
+                raise ValueError(f"seed: a GenerateState has its own, got {seed}")
+            if state.row.shape[0] != n:
+                raise ValueError(f"state: expected {n} sequences, got {state.row.shape[0]}")
+            return state
+        like = self.head.weight
+        L, H, acc = self.num_layers, self.hidden_size, ops.reference.accumulate(like.dtype)
+        h, c = (like.new_zeros(L, n, H), like.new_zeros(L, n, H, dtype=acc)) if state is None else state[:2]
+        for name, value in (("h", h), ("c", c)):
+            if tuple(value.shape) != (L, n, H):
+                raise ValueError(f"state {name}: expected shape {(L, n, H)}, got {tuple(value.shape)}")
+        row = like.new_zeros(n, self.input_size, dtype=acc) if state is None or len(state) == 2 else state[2]
+        if seed is None:
+            seed = torch.randint(-(1 << 63), (1 << 63) - 1, ())
+        return ops.GenerateState(
+            h.to(like.dtype),
+            c,
+            row,
+            drawn=torch.zeros(n, dtype=torch.int64, device=like.device),
+            done=torch.zeros(n, dtype=torch.bool, device=like.device),
+            seed=_int64("seed", seed),
+            first_index=_int64("first_index", first_index),
+        )
+
+
+def _batched(state: State | None) -> State | None:
+    """The state of an unbatched sequence with a batch of one."""
+    return None if state is None else tuple(v.unsqueeze(-2) for v in state)
+
+
+def _int64(name: str, value: int | Tensor) -> Tensor:
+    """A 0-d int64 tensor with the 64 bits of an integer, signed or not."""
+    if isinstance(value, Tensor):
+        return value.reshape(()).to(torch.int64)
+    if not -(1 << 63) <= value < 1 << 64:
+        raise ValueError(f"{name} must fit in 64 bits, got {value}")
+    return torch.tensor(ops.stream.two_complement(value))
