@@ -236,12 +236,12 @@ class FusedLSTMMDN(nn.Module):
         x = torch.cat([first.to(rows.dtype)[None], rows])
         raw, new_state = self.raw_output(x[:T], None if state is None else state[:2], lengths)
         nll = self._nll(raw, rows, lengths)
-        count = T * B if lengths is None else lengths.sum().clamp(min=1)
+        count = max(T * B, 1) if lengths is None else lengths.sum().clamp(min=1)
         if reduction == "none":
             loss = self._laid_out(nll, batched)
         else:
             total = nll.sum(dtype=torch.float64)
-            divisor = {"mean": count or 1, "batchmean": max(B, 1), "sum": 1}[reduction]
+            divisor = {"mean": count, "batchmean": max(B, 1), "sum": 1}[reduction]
             loss = (total / divisor).to(nll.dtype)
         if not return_state:
             return loss

@@ -16,14 +16,15 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     spec = importlib.util.find_spec("fusedmdn._cpu")
     if spec is None or spec.origin is None:
         return None, "the extension fusedmdn._cpu was not built (no C++17 compiler when the package was installed?)"
+    pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
     try:
         lib = ctypes.CDLL(spec.origin)
-        fill = lib.fusedmdn_philox_fill
+        lib.fusedmdn_philox_fill.argtypes = [u64, u64, i64, pointer, i64, ctypes.c_int, pointer]
+        lib.fusedmdn_philox_fill.restype = ctypes.c_int
+        lib.fusedmdn_philox_block.argtypes = [pointer, pointer, pointer]
+        lib.fusedmdn_philox_block.restype = None
     except (OSError, AttributeError) as error:
         return None, f"{spec.origin} cannot be used: {error}"
-    pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
-    fill.argtypes = [u64, u64, i64, pointer, i64, ctypes.c_int, pointer]
-    fill.restype = ctypes.c_int
     return lib, None
 
 

@@ -162,6 +162,9 @@ def generate(
     B = state.row.shape[0]
     if steps < 0:
         raise ValueError(f"steps must be >= 0, got {steps}")
+    if state.h.dim() != 3 or state.h.shape[1] != B:
+        raise ValueError(f"state.h: expected shape (L, {B}, H), got {tuple(state.h.shape)}")
+    _check_weights(weights, state.h.shape[0], state.h.shape[2], num_mixtures, pen, skip, peephole)
     _expect("state.row", state.row, B, ROW[pen])
     _expect("state.c", state.c, *state.h.shape)
     _expect("state.drawn", state.drawn, B)
@@ -206,6 +209,27 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths")
         if low < 0 or high > T:
             raise ValueError(f"{name}: expected values in [0, {T}], got {low} to {high}")
     return lengths.to(torch.int64)
+
+
+def _check_weights(
+    weights: Sequence[Tensor], L: int, H: int, num_mixtures: int, pen: str, skip: bool, peephole: bool
+) -> None:
+    D = PEN_LOGITS[pen] + 6 * num_mixtures
+    expected: list[tuple[str, tuple[int, ...]]] = []
+    for n in range(L):
+        below = ROW[pen] if n == 0 else H + ROW[pen] * skip
+        expected += [("weight_ih", (4 * H, below)), ("weight_hh", (4 * H, H)), ("bias_ih", (4 * H,))]
+        expected += [("bias_hh", (4 * H,))] + [("peephole", (3, H))] * peephole
+    expected += [("head weight", (D, H * (L if skip else 1))), ("head bias", (D,))]
+    if len(weights) != len(expected):
+        raise ValueError(f"expected {len(expected)} weights for {L} layers, got {len(weights)}")
+    like = weights[0]
+    for k, (weight, (name, shape)) in enumerate(zip(weights, expected, strict=True)):
+        _expect(f"weights[{k}] ({name})", weight, *shape)
+        if weight.dtype != like.dtype or weight.device != like.device:
+            raise ValueError(
+                f"weights[{k}] ({name}): expected {like.dtype} on {like.device}, got {weight.dtype} on {weight.device}"
+            )
 
 
 def _expect(name: str, tensor: Tensor, *shape: int) -> None:

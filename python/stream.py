@@ -17,19 +17,22 @@ STEP_LIMIT = 1 << 32
 register("philox_fill", "cpu")(_cpu.philox_fill)
 
 
-def philox(seed: Tensor, index: Tensor, step: Tensor) -> Tensor:
-    """Philox4x32-10 words, (..., 4) int64 in [0, 2^32).
-
-    seed, index and step are int64 and broadcast together; the bits of seed and index are read as two's complement.
-    """
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
+    """Philox4x32-10 of a counter and a key of 32-bit words in int64, broadcast together: (..., 4) words."""
     low = 0xFFFFFFFF
-    k0, k1 = seed & low, (seed >> 32) & low
-    c0, c1, c2, c3 = torch.broadcast_tensors(index & low, (index >> 32) & low, step & low, torch.zeros_like(step))
+    (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2  # 64-bit products, wrapped into int64
         c0, c1, c2, c3 = ((p1 >> 32) & low) ^ c1 ^ k0, p1 & low, ((p0 >> 32) & low) ^ c3 ^ k1, p0 & low
         k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
-    return torch.stack([c0, c1, c2, c3], dim=-1)
+    return torch.stack(torch.broadcast_tensors(c0, c1, c2, c3), dim=-1)
+
+
+def block(seed: Tensor, index: Tensor, step: Tensor) -> Tensor:
+    """The words of a sequence's step, (..., 4) int64; seed and index are read as two's complement."""
+    low = 0xFFFFFFFF
+    counter = index & low, (index >> 32) & low, step, torch.zeros_like(step)
+    return philox4x32(counter, (seed & low, (seed >> 32) & low))
 
 
 def uniform(words: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def philox_fill(
     index = torch.arange(count) + two_complement(first_index)
     start = torch.zeros(count, dtype=torch.int64) if first_step is None else first_step
     step = start[:, None] + torch.arange(steps)
-    u = uniform(philox(torch.tensor(two_complement(seed)), index[:, None], step))
+    u = uniform(block(torch.tensor(two_complement(seed)), index[:, None], step))
     return torch.stack(box_muller(u[..., 2], u[..., 3]), dim=-1) if normals else u
 
 

@@ -15,9 +15,7 @@ struct Words {
     std::uint32_t w[4];
 };
 
-inline Words philox(std::uint64_t seed, std::uint64_t index, std::uint32_t step) {
-    auto k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
-    Words c{{static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), step, 0u}};
+inline Words philox4x32(Words c, std::uint32_t k0, std::uint32_t k1) {
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c.w[0];
         const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c.w[2];
@@ -27,6 +25,11 @@ inline Words philox(std::uint64_t seed, std::uint64_t index, std::uint32_t step)
         k1 += 0xBB67AE85u;
     }
     return c;
+}
+
+inline Words block(std::uint64_t seed, std::uint64_t index, std::uint32_t step) {
+    return philox4x32({{static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), step, 0u}},
+                      static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
 }
 
 inline float uniform(std::uint32_t word) { return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f; }

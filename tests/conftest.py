@@ -1,0 +1,53 @@
+"""Fixtures: the backend that operators run on, and the data that only some machines have."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+import fusedmdn.ops as ops
+
+settings.register_profile("fusedmdn", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("fusedmdn")
+
+ROOT = Path(__file__).parent.parent
+BACKENDS = ["reference", "cuda"] if torch.cuda.is_available() else ["reference"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """The device whose tensors a test uses: "reference" forces that backend on the CPU, "cuda" runs what a GPU runs."""
+    if request.param == "cuda":
+        yield "cuda"
+        return
+    with ops.backend(request.param):
+        yield "cpu"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """Directory of real strokes, weights and golden values that may not be part of the project."""
+    path = Path(os.environ.get("FUSEDMDN_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no test data: {path} is not there, and FUSEDMDN_TEST_DATA names no other place")
+    return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    if "cuda" not in BACKENDS:
+        gained = terminalreporter.config.stash.get(WITH_BACKEND, 0)
+        terminalreporter.write_line(f"a GPU would add {gained} tests to this run")
+
+
+WITH_BACKEND = pytest.StashKey[int]()
+
+
+def pytest_collection_finish(session):
+    session.config.stash[WITH_BACKEND] = sum("backend" in item.fixturenames for item in session.items)
