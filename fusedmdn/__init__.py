@@ -5,8 +5,9 @@ __path__ = __import__("pkgutil").extend_path(__path__, __name__)
 
 from . import ops
 from .mixture import StrokeMixture
-from .module import FusedLSTMMDN, StrokeBatch
+from .module import FusedLSTMMDN
 from .ops import GenerateState
+from .stroke_batch import StrokeBatch
 from .strokes import Scale, Strokes
 
 __version__ = "0.1.0"

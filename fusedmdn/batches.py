@@ -69,7 +69,7 @@ class Batches:
         n = len(strokes)
         noise = ops.uniforms(self.seed, (epoch << 32) + i, 1, n + 1)[0].numpy() - np.float32(0.5)
         rows = strokes.rows(self.pen, self.scale)
-        std = np.asarray(self.scale.std, np.float32)
+        _, std = self.scale.arrays()
         rows[:n, :2] += noise[:n, :2] * (np.float32(self.data.quantum) / std)
         if self.augment:
             spread = np.float32(self.augment * 12**0.5) * np.array([[1, 0.6], [0.6, 1]], np.float32)

@@ -89,7 +89,9 @@ def locate(source: str | Path) -> Path:
     if str(source) in EMBEDDED:
         return Path(str(resources.files("fusedmdn") / "assets" / str(source)))
     names = ", ".join(EMBEDDED)
-    raise CheckpointError(f"{source}: no {CONFIG} there, in its best/ or its last/; nor is it an embedded model ({names})")
+    raise CheckpointError(
+        f"{source}: no {CONFIG} there, in its best/ or its last/; nor is it an embedded model ({names})"
+    )
 
 
 def _write_tensors(directory: Path, kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

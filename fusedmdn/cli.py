@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -184,7 +185,9 @@ def sample(
     bias: Annotated[float, typer.Option(help="Neater samples (Graves: 0 to 10).", min=0)] = 0.0,
     temperature: Annotated[float, typer.Option(help="Below 1 more typical, above 1 wilder.")] = 1.0,
     max_steps: Annotated[int, typer.Option(help="Rows of a sequence that does not end by itself.", min=1)] = 500,
-    prime: Annotated[Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")] = None,
+    prime: Annotated[
+        Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")
+    ] = None,
     columns: Annotated[int | None, typer.Option(help="Of the grid; default: a square.", min=1)] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -206,7 +209,7 @@ def sample(
     )
     strokes = list(batch)
     if given is not None:
-        strokes = [Strokes(torch.cat([torch.from_numpy(given.points), torch.from_numpy(s.points)])) for s in strokes]
+        strokes = [Strokes(np.concatenate([given.points, s.points])) for s in strokes]
     for path in out:
         if path.suffix == ".npz":
             StrokeSet.of(strokes).save(path)

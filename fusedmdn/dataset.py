@@ -93,7 +93,7 @@ class StrokeSet:
         """Write a .npz file, atomically."""
         dx, dy = self.points[:, 0], self.points[:, 1]
         if self.quantum:
-            dx, dy = (np.rint(v / self.quantum).astype(np.int32) for v in (dx, dy))
+            dx, dy = (_smallest(np.rint(v / self.quantum)) for v in (dx, dy))
         with replacing(path) as file:
             np.savez_compressed(
                 file,
@@ -104,6 +104,12 @@ class StrokeSet:
                 labels=np.array(self.labels, dtype=np.str_),
                 quantum=np.float64(self.quantum),
             )
+
+
+def _smallest(values: NDArray[Any]) -> NDArray[Any]:
+    """The same whole numbers as int16 where they fit, else as int64."""
+    small = not values.size or np.abs(values).max() < 1 << 15
+    return values.astype(np.int16 if small else np.int64)
 
 
 def part_of(key: str) -> str:
@@ -164,8 +170,11 @@ def _checked(path: Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, 
         raise refuse(f"quantum must be >= 0, got {quantum}")
     points = np.column_stack([dx, dy, eos]).astype(np.float64)
     points[:, :2] *= float(quantum) or 1.0
-    if not np.isfinite(points.astype(np.float32)).all():
-        raise refuse(f"row {int(np.flatnonzero(~np.isfinite(points.astype(np.float32)).all(1))[0])} is not finite")
+    with np.errstate(over="ignore"):  # what does not fit float32 is refused as infinite
+        points = points.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if wrong.size:
+        raise refuse(f"row {wrong[0]} is not finite")
     if not np.isin(points[:, 2], (0, 1)).all():
         raise refuse("eos must be 0 or 1 everywhere")
-    return StrokeSet(points.astype(np.float32), offsets, tuple(labels.tolist()), float(quantum))
+    return StrokeSet(points, offsets, tuple(labels.tolist()), float(quantum))

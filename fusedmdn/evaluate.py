@@ -53,9 +53,9 @@ def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Eval
         rows, lengths = rows.to(device), lengths.to(device)
         inputs = torch.cat([torch.zeros_like(rows[:1]), rows[:-1]])
         raw, _ = model.raw_output(inputs, None, lengths)
-        total += ops.mdn_nll(
-            raw, rows, lengths, num_mixtures=model.num_mixtures, pen=model.pen, means=model.means
-        ).sum(dtype=torch.float64)
+        total += ops.mdn_nll(raw, rows, lengths, num_mixtures=model.num_mixtures, pen=model.pen, means=model.means).sum(
+            dtype=torch.float64
+        )
 
         mixture = StrokeMixture(raw, model.num_mixtures, model.pen, model.means)
         logits, state = mixture.parameters.pen, rows[..., 2:]

@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .ops import functional, reference
+from .ops import functional, reference, stream
 
 
 class StrokeMixture(Distribution):
@@ -59,7 +59,10 @@ class StrokeMixture(Distribution):
 
     @torch.no_grad()
     def sample(
-        self, sample_shape: Any = torch.Size(), bias: float = 0.0, temperature: float = 1.0  # noqa: B008
+        self,
+        sample_shape: Any = (),
+        bias: float = 0.0,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Rows (*sample_shape, ..., 3 or 5), drawn with torch's generator.
 
@@ -70,7 +73,7 @@ class StrokeMixture(Distribution):
         q = reference.Components(*(v.expand(*shape, -1) for v in q))
         words = torch.randint(0, 1 << 32, (*shape, 4), device=self.raw.device)
         b, tau = (torch.full(shape, v, dtype=q.pen.dtype, device=self.raw.device) for v in (bias, temperature))
-        return reference.draw(q, reference.uniform(words), b, tau, self.pen)
+        return reference.draw(q, stream.uniform(words), b, tau, self.pen)
 
     @property
     def pen_probs(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,35 +13,10 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from . import ops
 from .mixture import StrokeMixture
 from .ops import functional
-from .strokes import Scale, Strokes
+from .stroke_batch import StrokeBatch
+from .strokes import Scale
 
 State = tuple[Tensor, ...]
-
-
-class StrokeBatch:
-    """What `FusedLSTMMDN.generate` gives: sequences in the model's units, and `Strokes` by index.
-
-    Attributes:
-        points: (n, max_steps, 3 or 5) rows; zero after a sequence's end row.
-        lengths: (n) int64, points drawn; a categorical end row is not counted.
-        state: `GenerateState` to go on from.
-        scale: what turns the rows back into raw units.
-    """
-
-    def __init__(self, points: Tensor, lengths: Tensor, state: ops.GenerateState, scale: Scale) -> None:
-        self.points, self.lengths, self.state, self.scale = points, lengths, state, scale
-
-    def __len__(self) -> int:
-        """Number of sequences."""
-        return self.points.shape[0]
-
-    def __getitem__(self, i: int) -> Strokes:
-        """Sequence i in raw units."""
-        return Strokes.from_rows(self.points[i, : int(self.lengths[i])].cpu().numpy(), self.scale)
-
-    def __iter__(self) -> Iterator[Strokes]:
-        """The sequences in raw units."""
-        return (self[i] for i in range(len(self)))
 
 
 class FusedLSTMMDN(nn.Module):
@@ -310,32 +284,9 @@ class FusedLSTMMDN(nn.Module):
         Raises:
             ValueError: a feature of nn.LSTM that this module has not, or a head that does not fit.
         """
-        if lstm.bidirectional or lstm.proj_size or not lstm.bias:
-            raise ValueError(
-                f"nn.LSTM with bidirectional={lstm.bidirectional}, proj_size={lstm.proj_size}, bias={lstm.bias}: "
-                "only one direction, no projection, and biases are supported"
-            )
-        if head.bias is None or head.in_features != lstm.hidden_size:
-            raise ValueError(
-                f"head: expected nn.Linear({lstm.hidden_size}, P + 6M) with a bias, got {head}"
-            )
-        pen = {logits: name for name, logits in ops.reference.PEN_LOGITS.items()}.get(head.out_features % 6)
-        if pen is None or head.out_features < 7:
-            raise ValueError(f"head: expected 1 + 6M or 3 + 6M output features, got {head.out_features}")
-        module = cls(
-            lstm.input_size,
-            lstm.hidden_size,
-            lstm.num_layers,
-            head.out_features // 6,
-            pen=pen,
-            batch_first=lstm.batch_first,
-            dropout=lstm.dropout,
-            device=head.weight.device,
-            dtype=head.weight.dtype,
-            **options,
-        )
-        module.load_state_dict({**lstm.state_dict(), **{f"head.{k}": v for k, v in head.state_dict().items()}})
-        return module.train(lstm.training)
+        from .convert import from_modules
+
+        return from_modules(cls, lstm, head, options)
 
     def to_modules(self) -> tuple[nn.LSTM, nn.Linear]:
         """nn.LSTM and nn.Linear with copies of the weights.
@@ -343,22 +294,9 @@ class FusedLSTMMDN(nn.Module):
         Raises:
             ValueError: the module has skip connections or peepholes, which nn.LSTM has not.
         """
-        if self.skip or self.peephole:
-            raise ValueError(f"nn.LSTM has neither skip={self.skip} nor peephole={self.peephole}")
-        like = {"device": self.head.weight.device, "dtype": self.head.weight.dtype}
-        lstm = nn.LSTM(
-            self.input_size,
-            self.hidden_size,
-            self.num_layers,
-            batch_first=self.batch_first,
-            dropout=self.dropout,
-            **like,
-        )
-        head = nn.Linear(self.head.in_features, self.head.out_features, **like)
-        weights = self.state_dict()
-        head.load_state_dict({k: weights.pop(f"head.{k}") for k in ("weight", "bias")})
-        lstm.load_state_dict(weights)
-        return lstm.train(self.training), head
+        from .convert import to_modules
+
+        return to_modules(self)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and the weights (safetensors) so that a crash at any point leaves the old or the new."""
@@ -388,17 +326,13 @@ class FusedLSTMMDN(nn.Module):
     def raw_output(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Raw head output (T, B, P + 6M) and (h, c) from inputs (T, B, I), time first always: equations 1-11."""
         T, B = x.shape[:2]
-        if state is None:
-            h = c = [None] * self.num_layers
-        else:
-            h, c = state
-            for name, value in (("h", h), ("c", c)):
-                if tuple(value.shape) != (self.num_layers, B, self.hidden_size):
-                    expected = (self.num_layers, B, self.hidden_size)
-                    raise ValueError(f"state {name}: expected shape {expected}, got {tuple(value.shape)}")
+        if state is not None:
+            self._check_state(state, B)
         if lengths is not None:
             x = torch.where(ops.reference.alive(T, lengths), x, 0)  # NaN times zero is NaN in a matrix product
-        below, outputs, last = x, [], []
+        below = x
+        outputs: list[Tensor] = []
+        last: list[tuple[Tensor, Tensor]] = []
         for n in range(self.num_layers):
             weight_ih, weight_hh, bias_ih, bias_hh, *peephole = self._layer(n)
             if n:
@@ -408,7 +342,7 @@ class FusedLSTMMDN(nn.Module):
             out, state_n = ops.lstm(
                 xw,
                 weight_hh,
-                None if h[n] is None else (h[n], c[n]),
+                None if state is None else (state[0][n], state[1][n]),
                 peephole=peephole[0] if peephole else None,
                 lengths=lengths,
                 clip=self.clip_gates,
@@ -454,10 +388,18 @@ class FusedLSTMMDN(nn.Module):
             return value.squeeze(1)
         return value.transpose(0, 1) if self.batch_first else value
 
+    def _check_state(self, state: State, B: int) -> None:
+        expected = (self.num_layers, B, self.hidden_size)
+        for name, value in zip(("h", "c"), state, strict=False):
+            if tuple(value.shape) != expected:
+                raise ValueError(f"state {name}: expected shape {expected}, got {tuple(value.shape)}")
+
     def _check_row_size(self, method: str) -> None:
         row = functional.ROW[self.pen]
         if self.input_size != row:
-            raise ValueError(f"{method} feeds rows back: pen={self.pen!r} needs input_size={row}, not {self.input_size}")
+            raise ValueError(
+                f"{method} feeds rows back: pen={self.pen!r} needs input_size={row}, not {self.input_size}"
+            )
 
     def _generate_state(
         self, n: int, seed: int | Tensor | None, first_index: int | Tensor, state: State | ops.GenerateState | None
@@ -470,10 +412,9 @@ class FusedLSTMMDN(nn.Module):
             return state
         like = self.head.weight
         L, H, acc = self.num_layers, self.hidden_size, ops.reference.accumulate(like.dtype)
+        if state is not None:
+            self._check_state(state, n)
         h, c = (like.new_zeros(L, n, H), like.new_zeros(L, n, H, dtype=acc)) if state is None else state[:2]
-        for name, value in (("h", h), ("c", c)):
-            if tuple(value.shape) != (L, n, H):
-                raise ValueError(f"state {name}: expected shape {(L, n, H)}, got {tuple(value.shape)}")
         row = like.new_zeros(n, self.input_size, dtype=acc) if state is None or len(state) == 2 else state[2]
         if seed is None:
             seed = torch.randint(-(1 << 63), (1 << 63) - 1, ())

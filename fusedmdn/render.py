@@ -81,7 +81,7 @@ def image(sequences: Sequence[Strokes], columns: int | None = None) -> Any:
 def frames(sequences: Sequence[Strokes], columns: int | None = None) -> list[Any]:
     """Pillow images that write all sequences at once, the longest one in GIF_FRAMES frames. Needs [render]."""
     page = lay_out(sequences, columns)
-    longest = max(start + len(line) for start, line in zip(page.starts, page.polylines, strict=True))
+    longest = max([start + len(line) for start, line in zip(page.starts, page.polylines, strict=True)], default=0)
     images = []
     for frame in range(1, GIF_FRAMES + 1):
         shown = math.ceil(longest * frame / GIF_FRAMES)

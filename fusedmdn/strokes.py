@@ -19,6 +19,10 @@ class Scale(NamedTuple):
     shift: tuple[float, float] = (0.0, 0.0)
     std: tuple[float, float] = (1.0, 1.0)
 
+    def arrays(self) -> tuple[FloatArray, FloatArray]:
+        """Shift and std, (2) float32 each."""
+        return np.array(self.shift, np.float32), np.array(self.std, np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Strokes:
@@ -106,7 +110,8 @@ class Strokes:
     def rows(self, pen: str, scale: Scale = Scale()) -> FloatArray:  # noqa: B008 (immutable)
         """A model's rows in its units: stroke-3 for pen="bernoulli", stroke-5 with an end row for "categorical"."""
         rows = self.points.copy() if pen == "bernoulli" else self.stroke5()
-        rows[: len(self), :2] = (rows[: len(self), :2] - np.float32(scale.shift)) / np.float32(scale.std)
+        shift, std = scale.arrays()
+        rows[: len(self), :2] = (rows[: len(self), :2] - shift) / std
         return rows
 
     @classmethod
@@ -115,7 +120,8 @@ class Strokes:
         rows = np.asarray(rows, dtype=np.float32)
         strokes = cls(rows, label) if rows.ndim == 2 and rows.shape[1] == 3 else cls.from_stroke5(rows, label)
         points = strokes.points.copy()
-        points[:, :2] = points[:, :2] * np.float32(scale.std) + np.float32(scale.shift)
+        shift, std = scale.arrays()
+        points[:, :2] = points[:, :2] * std + shift
         return cls(points, label)
 
     def _repr_svg_(self) -> str:

@@ -1,6 +1,6 @@
 """Which kernel runs an operator: by device, unless forced; never a silent fallback.
 
-CUDA tensors run Triton, CPU tensors run C++, all else runs the reference. `register` fills the table, `kernel` reads it.
+CUDA tensors run Triton, CPU tensors run C++, all else the reference. `register` fills the table, `kernel` reads it.
 """
 
 import contextlib
@@ -68,7 +68,9 @@ def kernel(operator: str, device: str) -> Callable[..., Any]:
         function = _table[operator].get(_forced)
         trouble = _trouble(_forced)
         if function is None or trouble:
-            raise RuntimeError(f"{operator} cannot run on the forced backend {_forced!r}: {trouble or 'no such kernel'}")
+            raise RuntimeError(
+                f"{operator} cannot run on the forced backend {_forced!r}: {trouble or 'no such kernel'}"
+            )
         return function
     chosen = choose(operator, device)
     native = NATIVE.get(device)

@@ -47,9 +47,7 @@ def philox_fill(
     assert lib is not None
     start = None if first_step is None else first_step.data_ptr()
     mask = (1 << 64) - 1
-    code = lib.fusedmdn_philox_fill(
-        seed & mask, first_index & mask, count, start, steps, int(normals), out.data_ptr()
-    )
+    code = lib.fusedmdn_philox_fill(seed & mask, first_index & mask, count, start, steps, int(normals), out.data_ptr())
     if code:
         raise ValueError(f"philox_fill refused {count=}, {steps=}, {first_step=}")
     return out

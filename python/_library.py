@@ -81,7 +81,7 @@ def _(grad_h, grad_h_T, grad_c_T, weight_hh, c0, peephole, lengths, gates, cells
 
 
 def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    xw, weight_hh, h0, c0, peephole, lengths, ctx.clip, ctx.saved = inputs
+    _, weight_hh, h0, c0, peephole, lengths, ctx.clip, ctx.saved = inputs
     h, _, _, gates, cells = output
     ctx.mark_non_differentiable(gates, cells)
     ctx.save_for_backward(weight_hh, h0, c0, peephole, lengths, h, gates, cells)

@@ -180,10 +180,10 @@ def generate(
     elif prime_lengths is not None:
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
     seed = torch.stack([state.seed, state.first_index])
-    points, lengths, *new = _library.generate(
+    points, lengths, h, c, row, drawn, done = _library.generate(
         list(weights), *state[:5], seed, steps, b, tau, prime, prime_lengths, num_mixtures, pen, means, skip, peephole
     )
-    return points, lengths, GenerateState(*new, state.seed, state.first_index)
+    return points, lengths, GenerateState(h, c, row, drawn, done, state.seed, state.first_index)
 
 
 def check_options(pen: str, means: str, num_mixtures: int) -> None:

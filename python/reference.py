@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .stream import box_muller, uniform, uniforms
+from .stream import box_muller, uniforms
 
 PEN_LOGITS = {"bernoulli": 1, "categorical": 3}
 LOG_SIGMA_LIMIT = 12.0
@@ -35,8 +35,8 @@ def alive(T: int, lengths: Tensor) -> Tensor:
 def cell(z: Tensor, c: Tensor, peephole: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """One LSTM step from pre-activations z (B, 4H) in gate order i, f, g, o: gates (B, 4H), c, tanh(c) gated by o.
 
-        i = sigmoid(z_i + p_i c')    f = sigmoid(z_f + p_f c')    g = tanh(z_g)       c' the previous cell state
-        c = f c' + i g               o = sigmoid(z_o + p_o c)     h = o tanh(c)
+    i = sigmoid(z_i + p_i c')    f = sigmoid(z_f + p_f c')    g = tanh(z_g)       c' the previous cell state
+    c = f c' + i g               o = sigmoid(z_o + p_o c)     h = o tanh(c)
     """
     i, f, g, o = z.chunk(4, dim=-1)
     if peephole is not None:
@@ -322,7 +322,7 @@ def draw(q: Components, u: Tensor, bias: Tensor, temperature: Tensor, pen: str) 
 
 
 def choose(weights: Tensor, u: Tensor) -> Tensor:
-    """(..., 1) int64: the smallest j whose cumulative weight, in index order, is >= u; else the last with weight > 0."""
+    """(..., 1) int64: the smallest j whose cumulative weight, in index order, is >= u; else the last of any weight."""
     cumulative = weights.cumsum(-1)
     j = (cumulative < u).sum(-1, keepdim=True)
     index = torch.arange(weights.shape[-1], device=weights.device)

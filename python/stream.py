@@ -47,7 +47,7 @@ def box_muller(u2: Tensor, u3: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniforms(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None = None) -> Tensor:
-    """The four uniforms of every block, float32 (count, steps, 4), of sequences first_index ... first_index + count - 1.
+    """The four uniforms of every block, float32 (count, steps, 4), of `count` sequences from first_index on.
 
     first_step (count) int64 is each sequence's first step, zero by default. seed and first_index are any integers of
     64 bits, signed or not. Raises ValueError where a count or step is out of range.

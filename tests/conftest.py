@@ -3,11 +3,10 @@
 import os
 from pathlib import Path
 
+import fusedmdn.ops as ops
 import pytest
 import torch
 from hypothesis import settings
-
-import fusedmdn.ops as ops
 
 settings.register_profile("fusedmdn", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("fusedmdn")

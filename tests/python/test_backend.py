@@ -4,10 +4,9 @@ import subprocess
 import sys
 import warnings
 
+import fusedmdn.ops as ops
 import pytest
 import torch
-
-import fusedmdn.ops as ops
 from fusedmdn.ops import _backend, _cpu
 
 STREAM = (1, 0, 2, 3)
@@ -69,7 +68,10 @@ def test_forced_backend_without_a_kernel_is_an_error():
     with ops.backend("triton"), pytest.raises(RuntimeError, match="lstm cannot run on the forced backend 'triton'"):
         ops.lstm(torch.zeros(2, 1, 8), torch.zeros(8, 2))
     ops.lstm(torch.zeros(2, 1, 8), torch.zeros(8, 2))  # and the force ends with its block
-    with pytest.raises(ValueError, match="backend must be one of reference, cpu, triton; got 'cudnn'"), ops.backend("cudnn"):
+    with (
+        pytest.raises(ValueError, match="backend must be one of reference, cpu, triton; got 'cudnn'"),
+        ops.backend("cudnn"),
+    ):
         pass
 
 

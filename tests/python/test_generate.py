@@ -2,13 +2,12 @@
 
 import math
 
+import fusedmdn.ops as ops
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-
-import fusedmdn.ops as ops
 from fusedmdn.ops import reference
+from scipy import stats
 
 N = 1_000_000
 
@@ -44,7 +43,12 @@ def draws(raw, pen, M, n=N, **options):
     B = 1000 if pen == "bernoulli" else n
     steps = n // B  # a categorical sequence may end at once: one draw of each
     points, lengths, state = ops.generate(
-        [*zero, torch.tensor(raw, dtype=torch.float32)], start(B, I, 1, seed=5), steps, num_mixtures=M, pen=pen, **options
+        [*zero, torch.tensor(raw, dtype=torch.float32)],
+        start(B, I, 1, seed=5),
+        steps,
+        num_mixtures=M,
+        pen=pen,
+        **options,
     )
     return points.flatten(0, 1).double().numpy(), lengths, state
 
@@ -72,8 +76,8 @@ def test_law_of_the_mixture(bias, temperature):
     for axis, mu, log_s in ((0, "mu_x", "log_sx"), (1, "mu_y", "log_sy")):
         sigma = np.exp(np.array(MIXTURE[log_s]) - bias) * temperature
 
-        def cdf(v, mu=np.array(MIXTURE[mu]), sigma=sigma, pi=pi):
-            return (pi * stats.norm.cdf((v[:, None] - mu) / sigma)).sum(1)
+        def cdf(v, mu=MIXTURE[mu], sigma=sigma, pi=pi):
+            return (pi * stats.norm.cdf((v[:, None] - np.array(mu)) / sigma)).sum(1)
 
         assert stats.kstest(points[:, axis], cdf).pvalue > 1e-4
 
@@ -244,9 +248,7 @@ def test_after_the_end_nothing_moves(backend):
 def test_float32_weights_in_other_dtypes(backend):
     w = weights(3, 8, 13, device=backend)
     for dtype, points_dtype in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
-        points, _, state = ops.generate(
-            [v.to(dtype) for v in w], start(4, 3, 8, device=backend), 5, num_mixtures=2
-        )
+        points, _, state = ops.generate([v.to(dtype) for v in w], start(4, 3, 8, device=backend), 5, num_mixtures=2)
         assert (points.dtype, state.h.dtype, state.c.dtype) == (points_dtype, dtype, points_dtype)
         assert points.isfinite().all()
 

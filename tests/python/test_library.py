@@ -1,11 +1,11 @@
 """The operators as PyTorch sees them: registration, compilation, export, autocast, second derivatives."""
 
+import fusedmdn.ops as ops
 import pytest
 import torch
 from torch import nn
 from torch.library import opcheck
 
-import fusedmdn.ops as ops
 from fusedmdn import FusedLSTMMDN, StrokeMixture
 
 from .test_generate import start, weights
@@ -112,9 +112,7 @@ def test_compiled_sampling_does_not_freeze_its_options(model):
         return graph.forward
 
     def sample(state, bias, temperature):
-        return ops.generate(
-            w, state, 6, num_mixtures=3, skip=True, peephole=True, bias=bias, temperature=temperature
-        )
+        return ops.generate(w, state, 6, num_mixtures=3, skip=True, peephole=True, bias=bias, temperature=temperature)
 
     compiled = torch.compile(sample, fullgraph=True, backend=count)
     for seed, bias, temperature in ((1, 0.0, 1.0), (2, 0.5, 0.7), (-3, 1.0, 2.0)):
@@ -127,9 +125,7 @@ def test_export_keeps_the_operators(model):
     x, lengths = torch.randn(6, 4, 3), torch.tensor([6, 2, 0, 5])
     time = torch.export.Dim("T", min=2, max=50)
     with torch.no_grad():
-        program = torch.export.export(
-            model, (x, None, lengths), dynamic_shapes=({0: time}, None, None)
-        )
+        program = torch.export.export(model, (x, None, lengths), dynamic_shapes=({0: time}, None, None))
         names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
         assert "fusedmdn.lstm.default" in names
         longer = torch.randn(9, 4, 3)
@@ -164,7 +160,9 @@ def test_second_derivative_is_refused_by_name():
     with pytest.raises(RuntimeError, match="lstm_backward .* second derivatives"):
         gradient.sum().backward()
     raw = torch.randn(T, B, 13, requires_grad=True)
-    (gradient,) = torch.autograd.grad(ops.mdn_nll(raw, torch.randn(T, B, 3), num_mixtures=2).sum(), raw, create_graph=True)
+    (gradient,) = torch.autograd.grad(
+        ops.mdn_nll(raw, torch.randn(T, B, 3), num_mixtures=2).sum(), raw, create_graph=True
+    )
     with pytest.raises(RuntimeError, match="mdn_nll_backward .* second derivatives"):
         gradient.sum().backward()
 

@@ -2,6 +2,7 @@
 
 import math
 
+import fusedmdn.ops as ops
 import numpy as np
 import pytest
 import torch
@@ -10,8 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-import fusedmdn.ops as ops
 
 
 def arguments(T, B, H, dtype=torch.float64, device="cpu"):

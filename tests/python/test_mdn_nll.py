@@ -2,15 +2,14 @@
 
 import math
 
+import fusedmdn.ops as ops
 import pytest
 import torch
+from fusedmdn.ops import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributions as D
 from torch.autograd import gradcheck
-
-import fusedmdn.ops as ops
-from fusedmdn.ops import reference
 
 PENS = [("bernoulli", 1, 3), ("categorical", 3, 5)]
 EXTREMES = [0.0, 1.0, -1.0, 12.0, -12.0, 15.0, -15.0, 1e-6, 88.0, -104.0, 1e3, -1e3, 1e6, -1e6]

@@ -1,14 +1,13 @@
 """The random stream: known answers, C++ against PyTorch against NumPy, the law of its normals."""
 
+import fusedmdn.ops as ops
 import numpy as np
 import pytest
 import torch
+from fusedmdn.ops import _cpu, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-
-import fusedmdn.ops as ops
-from fusedmdn.ops import _cpu, stream
 
 # Random123 1.14, tests/kat_vectors, philox4x32 10: counter, key, answer
 KNOWN = [

@@ -1,0 +1,126 @@
+"""The command, as a user types it."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from fusedmdn import FusedLSTMMDN, __version__
+from fusedmdn.cli import app
+from fusedmdn.dataset import load
+
+from .test_train import zigzags
+
+runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
+
+
+def call(*words, code=0):
+    result = runner.invoke(app, [str(w) for w in words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small finished run."""
+    folder = tmp_path_factory.mktemp("cli")
+    zigzags().save(folder / "data.npz")
+    out = call("train", folder / "data.npz", "--out", folder / "run", "--hidden", 16, "--mixtures", 3, "--epochs", 3,
+               "--batch-size", 16, "--log-every", 1, "--device", "cpu")  # fmt: skip
+    assert "validation" in out
+    assert re.search(r"best on validation: -?[0-9.]+ nats per row", out)
+    return folder / "run"
+
+
+def test_help_names_every_command():
+    out = call("--help")
+    for command in ("info", "train", "sample", "eval"):
+        assert command in out
+        assert "Usage" in call(command, "--help")
+
+
+def test_info():
+    out = call("info")
+    assert f"fusedmdn {__version__}, torch {torch.__version__}" in out
+    assert re.search(r"philox_fill\s.*cpu\s.*cpu\s.*native kernel", out)
+    assert re.search(r"lstm\s.*cpu\s.*reference\s.*this version has no cpu kernel for it", out)
+
+
+def test_train_leaves_a_run(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "nats_per_row" in line]
+    assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
+    assert {"nats_per_sequence", "grad_norm", "lr", "points_per_second"} <= steps[0].keys()
+    assert [line["step"] for line in lines if "validation" in line][-1] == len(steps)
+    assert FusedLSTMMDN.from_pretrained(run).hidden_size == 16
+
+
+def test_train_does_not_overwrite_and_resumes(run):
+    data = run.parent / "data.npz"
+    assert "already holds a training run" in call("train", data, "--out", run, code=2)
+    assert "best on validation" in call("train", data, "--out", run, "--resume", "--device", "cpu")
+
+
+@pytest.mark.parametrize("source", ["run", "kanji"])
+def test_sample_every_format(run, tmp_path, source):
+    source = run if source == "run" else source
+    files = [tmp_path / f"x.{ending}" for ending in ("svg", "png", "gif", "npz")]
+    outs = [word for file in files for word in ("--out", file)]
+    out = call("sample", source, "-n", 4, "--seed", 3, "--max-steps", 150, *outs)
+    assert "4 sequences" in out
+    ET.parse(files[0])
+    assert Image.open(files[1]).size[0] > 0
+    assert Image.open(files[2]).n_frames > (30 if source == "kanji" else 0)
+    strokes = load(files[3])
+    assert len(strokes) == 4
+    call("sample", source, "-n", 2, "--seed", 3, "--first-index", 2, "--max-steps", 150, "--out", tmp_path / "y.npz")
+    rest = load(tmp_path / "y.npz")
+    for a, b in zip((strokes[2], strokes[3]), rest, strict=True):
+        assert np.allclose(a.points[:5], b.points[:5], atol=1e-3)
+
+
+def test_sample_goes_on_from_a_prime(run, tmp_path):
+    data = run.parent / "data.npz"
+    call("sample", run, "--prime", data, "-n", 2, "--max-steps", 20, "--out", tmp_path / "x.npz")
+    first = load(data)[0]
+    for s in load(tmp_path / "x.npz"):
+        assert np.array_equal(s.points[: len(first)], first.points)
+        assert len(s) <= len(first) + 20
+
+
+def test_eval(run):
+    data = run.parent / "data.npz"
+    results = {part: call("eval", run, data, "--part", part) for part in ("train", "validation", "test", "all")}
+    counts = {part: int(re.search(r"sequences\s*[│|]\s*(\d+)", out).group(1)) for part, out in results.items()}
+    assert counts["train"] + counts["validation"] + counts["test"] == counts["all"] == 120
+    for name in ("nats per point", "nats per sequence", "SSE per point"):
+        assert name in results["all"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sample", "nowhere", "--out", "x.svg"], "nowhere: no config.json there"),
+        (["sample", "kanji", "--out", "x.bmp"], "the output ends in .svg, .png, .gif or .npz"),
+        (["sample", "kanji", "--out", "no/such/x.svg"], "there is no directory no/such"),
+        (["sample", "kanji", "--out", "x.svg", "--temperature", "0"], "temperature must be finite and > 0, got 0"),
+        (["sample", "kanji", "--out", "x.svg", "--device", "warp9"], "device 'warp9' cannot be used"),
+        (["sample", "kanji", "--out", "x.svg", "--prime", "no.npz"], "no.npz: cannot be read"),
+        (["train", "no.npz", "--out", "run"], "no.npz: cannot be read"),
+        (["train", "kanjivg", "--out", "run", "--pen", "quill"], "pen must be one of"),
+        (["train", "kanjivg", "--out", "run", "--resume"], "config.json: cannot be read"),
+        (["eval", "kanji", "no.npz"], "no.npz: cannot be read"),
+        (["eval", "kanji", "kanjivg", "--part", "dev"], "part must be one of"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    out = call(*words, code=2)
+    assert message in out
+    assert "Traceback" not in out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,132 @@
+"""Stroke files: there and back, the embedded characters, the split that never moves, what is refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusedmdn import Scale, Strokes, dataset
+from fusedmdn.dataset import StrokeFileError, StrokeSet, kanjivg, load, part_of
+
+from .test_strokes import drawing
+
+
+@given(st.lists(st.tuples(drawing, st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))))
+def test_files_there_and_back(tmp_path_factory, items):
+    path = tmp_path_factory.mktemp("set") / "x.npz"
+    given_set = StrokeSet.of([Strokes.from_polylines(lines, label) for lines, label in items], quantum=0.25)
+    given_set.save(path)
+    again = load(path)
+    assert np.array_equal(again.points, given_set.points)
+    assert np.array_equal(again.offsets, given_set.offsets)
+    assert (again.labels, again.quantum) == (given_set.labels, 0.25)
+    assert [len(s) for s in again] == again.lengths.tolist()
+
+
+def test_continuous_data_is_kept_to_the_bit(tmp_path):
+    points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    points[:, 2] = points[:, 2] > 0
+    StrokeSet.of([Strokes(points)]).save(tmp_path / "x.npz")
+    assert np.array_equal(load(tmp_path / "x.npz").points, points)
+
+
+def test_embedded_characters():
+    characters = kanjivg()
+    assert len(characters) == 6703
+    assert len(set(characters.labels)) == 6703
+    assert characters.quantum == 0.25
+    kanji = characters[characters.labels.index("木")]
+    assert len(kanji.polylines()) == 4
+    assert all(s.points[-1, 2] == 1 for s in characters)
+    box = np.concatenate([np.concatenate(s.polylines()) for s in characters])
+    assert box.min() > 0
+    assert box.max() < 109
+
+
+def test_the_split_is_fixed_for_ever():
+    characters = kanjivg()
+    parts = {name: characters.part(name) for name in dataset.PARTS}
+    assert [len(p) for p in parts.values()] == [6008, 353, 342]
+    assert sorted(label for p in parts.values() for label in p.labels) == sorted(characters.labels)
+    digest = hashlib.sha256("".join(parts["validation"].labels).encode()).hexdigest()
+    assert digest == "7dbc00fca8ceb0734e1ebeeb41b745431aa9f9a09a509996805031cd02bbe501"
+    assert [part_of(c) for c in "木永a"] == ["train", "train", "train"]
+    assert parts["train"].scale() == Scale((0.0, 0.0), (11.931184419685911, 12.043129754466529))
+
+
+def test_unlabelled_sets_split_by_position():
+    one = [Strokes(np.zeros((1, 3)))] * 400
+    parts = [StrokeSet.of(one).part(name) for name in dataset.PARTS]
+    assert [len(p) for p in parts] == [sum(part_of(str(i)) == name for i in range(400)) for name in dataset.PARTS]
+    assert all(len(p) for p in parts)
+    with pytest.raises(ValueError, match="got 'dev'"):
+        StrokeSet.of(one).part("dev")
+
+
+def good():
+    return {
+        "dx": np.arange(5),
+        "dy": np.arange(5) * 0.5,
+        "eos": np.array([0, 1, 0, 0, 1]),
+        "offsets": np.array([0, 2, 5]),
+        "labels": np.array(["a", "b"]),
+        "quantum": np.float64(0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dx": None}, "no array named dx; found dy, eos"),
+        ({"dy": np.arange(4)}, r"dy: expected shape \(5,\).* got \(4,\)"),
+        ({"eos": np.array([0, 1, 2, 0, 1])}, "eos must be 0 or 1"),
+        ({"dx": np.array([0, 1, np.nan, 0, 1])}, "row 2 is not finite"),
+        ({"dx": np.array([0, 1, 1e300, 0, 1])}, "row 2 is not finite"),
+        ({"offsets": np.array([0, 2, 4])}, "offsets must rise from 0 to 5, got 0 to 4"),
+        ({"offsets": np.array([0, 6, 5])}, "offsets must rise"),
+        ({"offsets": np.array([0.0, 2.0, 5.0])}, "offsets: expected shape .* of float64"),
+        ({"labels": np.array(["a"])}, r"offsets: expected shape \(2,\)"),
+        ({"labels": np.array([1, 2])}, "labels: expected"),
+        ({"labels": np.array(["a", {}], dtype=object)}, "cannot be read as .npz"),  # pickled: never loaded
+        ({"quantum": np.float64(-1)}, "quantum must be >= 0, got -1"),
+        ({"quantum": np.zeros(2)}, r"quantum: expected shape \(\)"),
+    ],
+)
+def test_bad_files_are_refused_by_name(tmp_path, change, message):
+    path = tmp_path / "strokes.npz"
+    arrays = {k: v for k, v in (good() | change).items() if v is not None}
+    np.savez(path, **arrays)
+    with pytest.raises(StrokeFileError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_good_file_is_accepted(tmp_path):
+    np.savez(tmp_path / "x.npz", **good())
+    assert load(tmp_path / "x.npz")[1].points.tolist() == [[2, 1, 0], [3, 1.5, 0], [4, 2, 1]]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated", "flipped"])
+def test_damaged_files_are_refused_by_name(tmp_path, damage):
+    path = tmp_path / "strokes.npz"
+    StrokeSet.of([Strokes(np.ones((500, 3)))] * 5).save(path)
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        flipped = bytearray(data)
+        flipped[len(data) // 8] ^= 0xFF
+        path.write_bytes({"empty": b"", "text": b"hello", "truncated": data[:-200], "flipped": bytes(flipped)}[damage])
+    with pytest.raises(StrokeFileError, match=r"strokes\.npz"):
+        load(path)
+
+
+def test_other_endings_are_refused():
+    with pytest.raises(StrokeFileError, match=r"x.pkl: expected a .npz file, or the name kanjivg"):
+        load("x.pkl")
+
+
+def test_no_scale_without_movement():
+    with pytest.raises(ValueError, match="no scale: 2 points"):
+        StrokeSet.of([Strokes(np.zeros((2, 3)))]).scale()

@@ -1,0 +1,349 @@
+"""Training: it learns, resumes bit for bit, survives bad steps and signals; Graves's optimiser is his."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fusedmdn import FusedLSTMMDN, Strokes
+from fusedmdn.batches import Batches
+from fusedmdn.checkpoint import CheckpointError
+from fusedmdn.dataset import StrokeSet
+from fusedmdn.evaluate import evaluate
+from fusedmdn.optim import GravesRMSprop
+from fusedmdn.train import SKIPS_ALLOWED, Trainer, TrainingDiverged, TrainOptions
+
+
+def zigzags(n=120):
+    """Strokes that an LSTM predicts better than chance: alternating slopes on a grid of halves."""
+    random = np.random.default_rng(0)
+    sequences = []
+    for i in range(n):
+        length = int(random.integers(4, 16))
+        k = np.arange(length)
+        points = np.column_stack([np.full(length, 4.0), np.where(k % 2, 6.0, -6.0), k == length - 1])
+        points[:, :2] += random.integers(-1, 2, (length, 2)) / 2
+        sequences.append(Strokes(points, str(i)))
+    return StrokeSet.of(sequences, quantum=0.5)
+
+
+def options(**changes):
+    small = {"hidden_size": 12, "num_layers": 2, "num_mixtures": 3, "skip": True, "peephole": True, "dropout": 0.2}
+    rest = {"epochs": 4, "batch_size": 16, "checkpoint_every": 3, "log_every": 1, "augment": 0.05, "warmup": 5}
+    return TrainOptions(**{**small, **rest, **changes})
+
+
+def state_of(trainer):
+    weights = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    state = trainer.optimizer.state_dict()["state"]
+    moments = [state[i][name].clone() for i in sorted(state) for name in sorted(state[i])]
+    return weights, moments
+
+
+def curve(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "points_per_second"} for line in lines]
+
+
+class Killed(BaseException):
+    pass
+
+
+def run_until(trainer, step):
+    def stop(report):
+        if report.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trainer.run(stop)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "graves", "pen": "bernoulli", "clip_gates": 10.0, "clip_output": 100.0},
+        {"precision": "bf16", "schedule": "constant"},
+    ],
+)
+@pytest.mark.parametrize("stops", [[8], [2, 11, 25]])
+def test_resuming_is_bitwise_the_same(tmp_path, changes, stops):
+    """Killed between checkpoints, any number of times: weights, moments, best model and curve are those of one run."""
+    data = zigzags()
+    straight = Trainer(options(**changes), data, tmp_path / "straight")
+    straight.run()
+    broken = Trainer(options(**changes), data, tmp_path / "broken")
+    for stop in stops:
+        run_until(broken, stop)
+        torch.manual_seed(999)  # what the new process would have
+        broken = Trainer.resume(data, tmp_path / "broken")
+        assert broken.step <= stop
+    broken.run()
+    for a, b in zip(state_of(straight), state_of(broken), strict=True):
+        for x, y in zip(
+            a.values() if isinstance(a, dict) else a, b.values() if isinstance(b, dict) else b, strict=True
+        ):
+            assert torch.equal(x, y)
+    assert curve(tmp_path / "straight") == curve(tmp_path / "broken")
+    for part in ("best", "last"):
+        digests = [
+            json.loads((tmp_path / r / part / "config.json").read_text())["weights"] for r in ("straight", "broken")
+        ]
+        assert digests[0] == digests[1]
+
+
+def test_it_learns_and_keeps_the_best(tmp_path):
+    data = zigzags()
+    trainer = Trainer(options(epochs=30, dropout=0.0), data, tmp_path / "run")
+    before = evaluate(trainer.model, data.part("validation"))
+    reports, validations = [], []
+    trainer.run(reports.append, lambda step, result, better: validations.append((result.nats_per_row, better)))
+    after = evaluate(FusedLSTMMDN.from_pretrained(tmp_path / "run"), data.part("validation"))
+    assert after.nats_per_row < before.nats_per_row - 1.5
+    assert after.sse < before.sse / 2
+    assert after.nats_per_row == min(nats for nats, _ in validations) == trainer.best
+    assert [better for _, better in validations].count(True) >= 5
+    assert [r.step for r in reports] == list(range(1, trainer.steps + 1))
+    assert reports[-1].rows == sum(len(data.part("train")[i]) + 1 for i in trainer._order[-1])
+    for report, batch in zip(reports, trainer.batches.order(0), strict=False):
+        assert report.nats_per_row * report.rows == pytest.approx(report.nats_per_sequence * len(batch))
+
+
+def test_evaluation_is_the_mean_negative_log_likelihood():
+    """By StrokeMixture, sequence by sequence, with the same fixed noise."""
+    data = zigzags(30)
+    for pen, I in (("bernoulli", 3), ("categorical", 5)):
+        model = FusedLSTMMDN(I, 8, 1, 2, pen=pen, batch_first=True)
+        model.scale = data.scale()
+        result = evaluate(model, data, batch_size=7)
+        batches = Batches(data, pen, model.scale, 1, 20_130_804)
+        nats = squared = pens = rows_seen = 0.0
+        for i in range(len(data)):
+            rows = batches.collate([i], 0).rows[:, 0]
+            mixture, _ = model(torch.cat([torch.zeros(1, I), rows[:-1]]))
+            nats -= mixture.log_prob(rows).sum().item()
+            n = len(data[i])
+            squared += (mixture.mean[:n, :2] - rows[:n, :2]).square().sum().item()
+            chance = mixture.pen_probs
+            state = rows[:, 2:]
+            pens -= torch.where(state > 0, chance, 1 - chance if pen == "bernoulli" else 1).log().sum().item()
+            rows_seen += len(rows)
+        assert result.rows == rows_seen
+        assert result.sequences == 30
+        assert result.nats_per_row == pytest.approx(nats / rows_seen, rel=1e-5)
+        assert result.nats_per_sequence == pytest.approx(nats / 30, rel=1e-5)
+        assert result.pen_nats_per_row == pytest.approx(pens / rows_seen, rel=1e-4)
+        assert result.sse == pytest.approx(squared / len(data.points), rel=1e-5)
+    with pytest.raises(ValueError, match="no sequences"):
+        evaluate(model, StrokeSet.of([]))
+
+
+def test_batches_are_whole_bucketed_and_repeatable():
+    data = zigzags()
+    batches = Batches(data, "categorical", data.scale(), 16, seed=3, augment=0.1)
+    for epoch in (0, 1):
+        order = batches.order(epoch)
+        assert sorted(i for batch in order for i in batch) == list(range(len(data)))
+        assert len(order) == len(batches)
+        spread = [np.ptp(data.lengths[batch]) for batch in order]
+        assert max(spread) <= 7  # against 11 of the whole set
+    assert batches.order(0) != batches.order(1)
+    a, b = batches.collate([3, 5, 9], 0), batches.collate([9, 3], 0)
+    assert torch.equal(a.rows[: int(a.lengths[0]), 0], b.rows[: int(b.lengths[1]), 1])  # whatever batch it is in
+    assert a.lengths.tolist() == [len(data[i]) + 1 for i in (3, 5, 9)]
+    assert not torch.equal(a.rows, batches.collate([3, 5, 9], 1).rows)
+    for k, i in enumerate((3, 5, 9)):
+        n = len(data[i])
+        assert a.rows[n, k].tolist() == [0, 0, 0, 0, 1]
+        assert not a.rows[n + 1 :, k].any()
+        assert torch.equal(a.rows[:n, k, 3], torch.from_numpy(data[i].points[:, 2]))
+
+
+def test_noise_is_half_a_quantum_either_way():
+    data = zigzags()
+    scale = data.scale()
+    batches = Batches(data, "bernoulli", scale, 16, seed=3)
+    noise = []
+    for i in range(len(data)):
+        rows = batches.collate([i], 0).rows[:, 0, :2].numpy() * np.float32(scale.std)
+        noise.append(rows - data[i].points[:, :2])
+    noise = np.concatenate(noise)
+    assert np.abs(noise).max() < 0.2501
+    assert np.abs(noise).max() > 0.24
+    assert abs(noise.mean()) < 0.01
+    continuous = StrokeSet(data.points, data.offsets, data.labels, quantum=0.0)
+    rows = Batches(continuous, "bernoulli", scale, 16, seed=3).collate([0], 0).rows[:, 0]
+    assert np.array_equal(rows.numpy(), data[0].rows("bernoulli", scale))
+
+
+def test_early_stop(tmp_path, monkeypatch):
+    trainer = Trainer(options(epochs=50, patience=3, lr=1e-9), zigzags(), tmp_path / "run")
+    results = iter([1.0, 0.5, 0.6, 0.7, 0.8, 0.1])
+    real = evaluate(trainer.model, trainer.validation_part)
+
+    def scripted(*args):
+        return type(real)(**{**vars(real), "nats_per_row": next(results)})
+
+    monkeypatch.setattr("fusedmdn.train.evaluate", scripted)
+    trainer.run()
+    assert trainer.step == 5 * len(trainer.batches)
+    assert trainer.best == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_steps_are_skipped(tmp_path, monkeypatch, bad):
+    trainer = Trainer(options(), zigzags(), tmp_path / "run")
+    loss, before = Trainer.loss, {}
+
+    def sometimes(self, *args):
+        if self.step in (4, 5, 9):
+            before[self.step] = state_of(self)
+            return loss(self, *args) * bad
+        if self.step - 1 in before:
+            weights, moments = before[self.step - 1]
+            assert all(torch.equal(v, weights[k]) for k, v in self.model.state_dict().items())
+            assert all(torch.equal(a, b) for a, b in zip(state_of(self)[1], moments, strict=True))
+        return loss(self, *args)
+
+    monkeypatch.setattr(Trainer, "loss", sometimes)
+    reports = []
+    trainer.run(reports.append)
+    assert [r.step for r in reports if r.skipped] == [5, 6, 10]
+    assert trainer.step == trainer.steps
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_ten_bad_steps_in_a_row_stop_with_the_last_good_checkpoint(tmp_path, monkeypatch):
+    trainer = Trainer(options(checkpoint_every=1), zigzags(), tmp_path / "run")
+    loss = Trainer.loss
+    monkeypatch.setattr(Trainer, "loss", lambda self, *a: loss(self, *a) * (math.nan if self.step >= 6 else 1))
+    with pytest.raises(TrainingDiverged, match=f"{SKIPS_ALLOWED} steps in a row, up to step 16.*last good checkpoint"):
+        trainer.run()
+    monkeypatch.undo()
+    again = Trainer.resume(zigzags(), tmp_path / "run")
+    assert again.step == 6
+    again.run()
+    assert again.step == again.steps
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_on_other_data(tmp_path):
+    Trainer(options(), zigzags(), tmp_path / "run")
+    with pytest.raises(FileExistsError, match="already holds a training run"):
+        Trainer(options(), zigzags(), tmp_path / "run")
+    with pytest.raises(ValueError, match="was trained on other data"):
+        Trainer.resume(zigzags(100), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"nowhere/last/config\.json"):
+        Trainer.resume(zigzags(), tmp_path / "nowhere")
+
+
+def test_a_set_without_validation_part_is_refused(tmp_path):
+    lonely = zigzags().part("train")
+    with pytest.raises(ValueError, match=rf"the validation part of the data is empty \({len(lonely)} sequences in all"):
+        Trainer(options(), lonely, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pen": "quill"}, "pen must be one of bernoulli, categorical; got 'quill'"),
+        ({"optimizer": "sgd"}, "optimizer must be one of adam, graves; got 'sgd'"),
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"lr": 0.0}, "lr must be > 0, got 0.0"),
+        ({"augment": -0.1}, "augment must be >= 0, got -0.1"),
+    ],
+)
+def test_bad_options(change, message):
+    with pytest.raises(ValueError, match=message):
+        options(**change)
+
+
+def test_tensorboard_gets_the_curve(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Trainer(options(epochs=1), zigzags(), tmp_path / "run").run()
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    steps = [line for line in curve(tmp_path / "run") if "nats_per_row" in line]
+    logged = events.Scalars("train/nats_per_row")
+    assert [(e.step, pytest.approx(e.value)) for e in logged] == [(s["step"], s["nats_per_row"]) for s in steps]
+    assert events.Scalars("validation/sse")
+
+
+def test_graves_rmsprop_is_the_papers():
+    """Equations 38-45, one weight at a time, in plain Python."""
+    w = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = GravesRMSprop([w], lr=1e-2)
+    expected, n, g, step = w.tolist(), [0.0] * 3, [0.0] * 3, [0.0] * 3
+    for k in range(20):
+        optimizer.zero_grad()
+        ((w - 3) ** 4 * torch.tensor([1.0, 1e-3, 10.0], dtype=torch.float64) * (1 + k % 3)).sum().backward()
+        for j, scale in enumerate((1.0, 1e-3, 10.0)):
+            e = 4 * (expected[j] - 3) ** 3 * scale * (1 + k % 3)
+            n[j] = 0.95 * n[j] + 0.05 * e * e
+            g[j] = 0.95 * g[j] + 0.05 * e
+            step[j] = 0.9 * step[j] - 1e-2 * e / math.sqrt(n[j] - g[j] ** 2 + 1e-4)
+            expected[j] += step[j]
+        optimizer.step()
+        assert w.tolist() == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="eps must be > 0, got 0"):
+        GravesRMSprop([w], eps=0)
+
+
+def train_command(data, run, *more):
+    return [sys.executable, "-m", "fusedmdn.cli", "train", str(data), "--out", str(run), "--threads", "1",
+            "--hidden", "12", "--mixtures", "3", "--batch-size", "16", "--checkpoint-every", "2", *more]  # fmt: skip
+
+
+def wait_for(condition, process):
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "training ended early"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def steps_logged(run):
+    path = run / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_sigterm_saves_and_says_so(tmp_path):
+    zigzags().save(tmp_path / "data.npz")
+    run = tmp_path / "run"
+    command = train_command(tmp_path / "data.npz", run, "--epochs", "100000", "--log-every", "1")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: steps_logged(run) > 3, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    saved = json.loads((run / "last" / "config.json").read_text())["progress"]["step"]
+    assert saved == max(line["step"] for line in curve(run))
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments_then_resume(tmp_path, kills):
+    """However often it is killed, the run ends bitwise where one that never was ends."""
+    zigzags().save(tmp_path / "data.npz")
+    more = ["--epochs", "40", "--validate-every", "5"]
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    subprocess.run(train_command(tmp_path / "data.npz", straight, *more), check=True, stdout=subprocess.DEVNULL)
+    random, config = np.random.default_rng(kills), broken / "last" / "config.json"
+    command = train_command(tmp_path / "data.npz", broken, *more)
+    for _ in range(kills):
+        before = config.read_bytes() if config.exists() else None
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and (config.read_bytes() if config.exists() else None) == before:
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.03))
+        process.kill()
+        process.wait()
+        command = train_command(tmp_path / "data.npz", broken, *more, "--resume")
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for part in ("last", "best"):
+        digests = [json.loads((r / part / "config.json").read_text())["weights"] for r in (straight, broken)]
+        assert digests[0] == digests[1]
