@@ -35,7 +35,7 @@ SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 demo: .venv/.demo
 	@rm -rf demo && mkdir demo
 	$(BIN)/fusedmdn sample kanji -n 64 --seed 0 --out demo/kanji.svg --out demo/kanji.png
-	$(BIN)/fusedmdn train kanjivg --out demo/run --hidden 160 --epochs 8
+	$(BIN)/fusedmdn train kanjivg --out demo/run --hidden 128 --mixtures 10 --batch-size 32 --lr 0.005 --epochs 6
 	$(BIN)/fusedmdn sample demo/run -n 64 --seed 0 --out demo/small.svg --out demo/small.png
 	@echo
 	@echo "Open demo/kanji.svg: 64 characters that no one ever wrote, from the weights that ship with the package."
@@ -46,6 +46,12 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+# About an hour on one core; then compare runs/kanji/best with fusedmdn/assets/kanji.
+weights: .venv/.demo
+	$(BIN)/fusedmdn train kanjivg --out runs/kanji --hidden 224 --layers 2 --skip --dropout 0.1 --epochs 120 \
+	    --augment 0.07 --precision bf16 --validate-every 2 --threads 1
+	$(BIN)/fusedmdn eval runs/kanji kanjivg
 
 # mypy sees the tree as it is installed.
 check: .venv/.dev

@@ -65,14 +65,19 @@ def _device(name: str, threads: int | None) -> torch.device:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
+def _say(line: str) -> None:
+    """A line that is not cut where the terminal ends, so that a pipe gets it whole."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
 @app.command()
 @_told_plainly
 def info() -> None:
     """Versions, devices, and which backend runs each operator, and why."""
-    console.print(f"fusedmdn {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-    console.print(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    _say(f"fusedmdn {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+    _say(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    console.print(f"CUDA devices: {', '.join(gpus) or 'none'}")
+    _say(f"CUDA devices: {', '.join(gpus) or 'none'}")
     table = Table("operator", "device", "backend", "why", title="backends")
     for choice in ops.report():
         table.add_row(*choice)
@@ -93,12 +98,14 @@ def train(
     peephole: Annotated[bool, typer.Option("--peephole", help="Peephole connections.")] = False,
     dropout: Annotated[float, typer.Option(help="Between layers.", min=0, max=1)] = Default.dropout,
     optimizer: Annotated[str, typer.Option(help="adam, or graves (his RMSProp).")] = Default.optimizer,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate [adam: 0.002, graves: 0.0001].")] = Default.lr,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate (adam: 0.002, graves: 0.0001).")] = Default.lr,
     schedule: Annotated[str, typer.Option(help="cosine or constant.")] = Default.schedule,
     warmup: Annotated[int, typer.Option(help="Steps of rising rate.")] = Default.warmup,
     epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Default.epochs,
     batch_size: Annotated[int, typer.Option(help="Sequences of a step.")] = Default.batch_size,
-    clip_norm: Annotated[float, typer.Option(help="Bound of the gradient's norm.")] = Default.clip_norm,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Bound of the gradient's norm (1; none with --clip-gates or --clip-output).")
+    ] = Default.clip_norm,
     clip_gates: Annotated[
         float | None, typer.Option(help="Bound of gate gradients at every step of backpropagation (Graves: 10).")
     ] = Default.clip_gates,
@@ -129,23 +136,22 @@ def train(
         )  # fmt: skip
         trainer = Trainer(options, strokes, out, where)
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    console.print(
+    _say(
         f"{len(trainer.train_part)} sequences to train on, {len(trainer.validation_part)} to judge by; "
         f"{parameters:,} parameters; {trainer.steps} steps; {where.type}"
     )
     _run_with_progress(trainer)
-    console.print(f"best on validation: {trainer.best:.3f} nats per row, in {out / 'best'}")
+    _say(f"best on validation: {trainer.best:.3f} nats per row, in {out / 'best'}")
 
 
 def _run_with_progress(trainer: Trainer) -> None:
     columns = (
-        TextColumn("step"),
         MofNCompleteColumn(),
-        BarColumn(bar_width=20),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=None),
+        TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[numbers]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("training", total=trainer.steps, completed=trainer.step, numbers="")
         rows, since = 0, bar.get_time()
 
@@ -155,13 +161,13 @@ def _run_with_progress(trainer: Trainer) -> None:
             now = bar.get_time()
             if now - since > 1 or step.step == 1:
                 numbers = (
-                    f"{rows / max(now - since, 1e-9):,.0f} points/s  {step.nats_per_row:+.3f} nats/point  "
-                    f"{step.nats_per_sequence:+.1f} nats/sequence  |grad| {step.grad_norm:.2f}"
+                    f"{rows / max(now - since, 1e-9):,.0f} points/s {step.nats_per_row:+.3f} nats/point "
+                    f"{step.nats_per_sequence:+.1f} nats/seq |g| {step.grad_norm:.2f}"
                 )
                 bar.update(task, numbers=numbers)
                 rows, since = 0, now
             if step.skipped:
-                bar.console.print(f"step {step.step}: loss or gradient not finite; skipped")
+                bar.console.print(f"step {step.step}: loss or gradient not finite; skipped", highlight=False)
             bar.update(task, completed=step.step)
 
         def on_validation(step: int, result: Evaluation, better: bool) -> None:
@@ -169,6 +175,7 @@ def _run_with_progress(trainer: Trainer) -> None:
                 f"step {step}: validation {result.nats_per_row:+.4f} nats/row, "
                 f"{result.nats_per_sequence:+.1f} nats/sequence, SSE {result.sse:.4f}{'  (best)' if better else ''}",
                 highlight=False,
+                soft_wrap=True,
             )
 
         trainer.run(on_step, on_validation)
@@ -215,11 +222,11 @@ def sample(
             StrokeSet.of(strokes).save(path)
         else:
             render.draw(strokes, path, columns)
-        console.print(f"wrote {path}")
+        _say(f"wrote {path}")
     points = int(batch.lengths.sum())
     ended = int(batch.state.done.sum())
     ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""
-    console.print(f"{n} sequences, {points:,} points{ending}")
+    _say(f"{n} sequences, {points:,} points{ending}")
 
 
 @app.command("eval")

@@ -48,7 +48,7 @@ class TrainOptions:
         warmup: steps over which the rate rises from zero.
         epochs: passes over the training part.
         batch_size: sequences of a step.
-        clip_norm: bound of the gradient's norm.
+        clip_norm: bound of the gradient's norm; None takes 1, or none where it is clipped inside backpropagation.
         augment: standard deviation of the random stretch of every character, every epoch.
         precision: "float32", or "bf16" for matrix products in bfloat16 (autocast).
         patience: validations without a better one before training stops.
@@ -73,7 +73,7 @@ class TrainOptions:
     warmup: int = 100
     epochs: int = 50
     batch_size: int = 64
-    clip_norm: float = 1.0
+    clip_norm: float | None = None
     augment: float = 0.0
     precision: str = "float32"
     patience: int = 20
@@ -107,6 +107,18 @@ class TrainOptions:
     def peak_lr(self) -> float:
         """The learning rate, or the optimiser's default."""
         return self.lr if self.lr is not None else {"adam": 2e-3, "graves": 1e-4}[self.optimizer]
+
+    @property
+    def clips_inside(self) -> bool:
+        """Gradients are clipped inside backpropagation, as Graves did."""
+        return self.clip_gates is not None or self.clip_output is not None
+
+    @property
+    def norm_bound(self) -> float:
+        """The bound of the gradient's norm, or its default."""
+        if self.clip_norm is not None:
+            return self.clip_norm
+        return math.inf if self.clips_inside else 1.0
 
     def build(self, train: StrokeSet) -> FusedLSTMMDN:
         """The network, with the scale of its training data."""
@@ -297,10 +309,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             total = self.loss(rows, lengths)
         # Bounds inside backpropagation are meant for a loss summed over the sequence, as Graves trained.
-        inside = self.options.clip_gates is not None or self.options.clip_output is not None
         count = int(lengths.sum())
-        (total / (len(lengths) if inside else count)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        (total / (len(lengths) if self.options.clips_inside else count)).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.norm_bound)
         good = bool(total.isfinite()) and bool(norm.isfinite())
         if good:
             self.optimizer.step()

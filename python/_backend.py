@@ -91,7 +91,7 @@ def choose(operator: str, device: str) -> Choice:
     if native is None:
         return Choice(operator, device, "reference", f"there are no kernels for {device} devices")
     if native not in _table[operator]:
-        return Choice(operator, device, "reference", f"this version has no {native} kernel for it")
+        return Choice(operator, device, "reference", f"this version has no {native} kernel")
     trouble = _trouble(native)
     if trouble:
         return Choice(operator, device, "reference", trouble)

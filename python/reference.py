@@ -155,10 +155,9 @@ def lstm_backward(
 
 
 class Components(NamedTuple):
-    """The head's raw output in parts; what the transforms need of the clamped values is `StrokeMixture`'s and `draw`'s.
+    """The parameters of a mixture: pen logits (..., P), and the rest (..., M), in the accumulation dtype.
 
-    pen (..., P); log_weight, mu_x, mu_y, log_sigma_x, log_sigma_y, r (..., M) in the accumulation dtype; log sigma and
-    r = atanh(rho) are clamped, the means have had their sigmoid, log_weight is a log softmax.
+    log_weight is normalised; the log deviations and r = atanh(rho) are clamped; the means have had their sigmoid.
     """
 
     pen: Tensor

@@ -264,6 +264,21 @@ def test_bad_options(change, message):
         options(**change)
 
 
+def test_clipping_by_norm_and_inside(tmp_path):
+    """By norm the update is bounded; inside backpropagation it is every step's gradient, and the norm is left free."""
+    assert options().norm_bound == 1.0
+    assert options(clip_gates=10.0).norm_bound == math.inf
+    assert options(clip_output=100.0, clip_norm=5.0).norm_bound == 5.0
+    for name, change in (("norm", {"clip_norm": 1e-3}), ("inside", {"clip_output": 1e-5})):
+        trainer = Trainer(options(**change), zigzags(), tmp_path / name)
+        trainer._train_step(0, trainer.batches.order(0)[0])
+        gradients = torch.cat([p.grad.flatten() for p in trainer.model.parameters()])
+        if name == "norm":
+            assert gradients.norm().item() == pytest.approx(1e-3, rel=1e-3)
+        else:
+            assert 0 < trainer.model.head.bias.grad.abs().max() <= 1e-5 * 16 * 16
+
+
 def test_tensorboard_gets_the_curve(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
