@@ -21,6 +21,11 @@ def from_modules(cls: type[FusedLSTMMDN], lstm: nn.LSTM, head: nn.Linear, option
         )
     if head.bias is None or head.in_features != lstm.hidden_size:
         raise ValueError(f"head: expected nn.Linear({lstm.hidden_size}, P + 6M) with a bias, got {head}")
+    if (head.weight.dtype, head.weight.device) != (lstm.weight_hh_l0.dtype, lstm.weight_hh_l0.device):
+        raise ValueError(
+            f"lstm and head: expected one dtype and device, got {lstm.weight_hh_l0.dtype} on "
+            f"{lstm.weight_hh_l0.device} and {head.weight.dtype} on {head.weight.device}"
+        )
     pen = {logits: name for name, logits in reference.PEN_LOGITS.items()}.get(head.out_features % 6)
     if pen is None or head.out_features < 7:
         raise ValueError(f"head: expected 1 + 6M or 3 + 6M output features, got {head.out_features}")

@@ -171,10 +171,10 @@ def _checked(path: Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, 
     points = np.column_stack([dx, dy, eos]).astype(np.float64)
     points[:, :2] *= float(quantum) or 1.0
     with np.errstate(over="ignore"):  # what does not fit float32 is refused as infinite
-        points = points.astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
+        rows = points.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if wrong.size:
         raise refuse(f"row {wrong[0]} is not finite")
-    if not np.isin(points[:, 2], (0, 1)).all():
+    if not np.isin(rows[:, 2], (0, 1)).all():
         raise refuse("eos must be 0 or 1 everywhere")
-    return StrokeSet(points, offsets, tuple(labels.tolist()), float(quantum))
+    return StrokeSet(rows, offsets, tuple(labels.tolist()), float(quantum))

@@ -70,7 +70,7 @@ class StrokeMixture(Distribution):
         neither touches the pen.
         """
         q, shape = self.parameters, self._extended_shape(torch.Size(sample_shape))[:-1]
-        q = reference.Components(*(v.expand(*shape, -1) for v in q))
+        q = reference.Components(*[v.expand(*shape, -1) for v in q])
         words = torch.randint(0, 1 << 32, (*shape, 4), device=self.raw.device)
         b, tau = (torch.full(shape, v, dtype=q.pen.dtype, device=self.raw.device) for v in (bias, temperature))
         return reference.draw(q, stream.uniform(words), b, tau, self.pen)

@@ -140,6 +140,9 @@ class FusedLSTMMDN(nn.Module):
     ) -> tuple[StrokeMixture | Tensor, State]:
         """Run the stack over given inputs.
 
+        The input and the state's h are cast to the weights' dtype; the target is not. Wrappers whose hooks look for
+        tensors in the output (DistributedDataParallel with find_unused_parameters) need `target`.
+
         Args:
             input: (T, B, I), or (B, T, I) with batch_first; (T, I) unbatched; or a PackedSequence.
             state: (h, c), (L, B, H) each ((L, H) unbatched); zero by default.
@@ -159,9 +162,13 @@ class FusedLSTMMDN(nn.Module):
         raw, new_state = self.raw_output(x, state if batched else _batched(state), lengths)
         if not batched:
             new_state = tuple(v.squeeze(-2) for v in new_state)
+        if isinstance(target, PackedSequence) and not isinstance(input, PackedSequence):
+            raise ValueError("target: a PackedSequence needs a PackedSequence as input")
         if target is None:
             return StrokeMixture(self._laid_out(raw, batched), self.num_mixtures, self.pen, self.means), new_state
-        rows, _, _ = self._time_first("target", target, None)
+        rows, target_lengths, _ = self._time_first("target", target, None)
+        if target_lengths is not None and lengths is not None and not torch.equal(target_lengths, lengths):
+            raise ValueError(f"target: expected the input's lengths {lengths.tolist()}, got {target_lengths.tolist()}")
         nll = self._nll(raw, rows, lengths)
         return self._laid_out(nll, batched), new_state
 
@@ -259,6 +266,7 @@ class FusedLSTMMDN(nn.Module):
         full = self._generate_state(n, seed, first_index, state)
         if prime is not None:
             prime = (prime.expand(n, *prime.shape) if prime.dim() == 2 else prime).to(self.head.weight.device)
+            prime_lengths = None if prime_lengths is None else prime_lengths.to(prime.device)
         points, lengths, new = ops.generate(
             self._weights(),
             full,
@@ -328,6 +336,7 @@ class FusedLSTMMDN(nn.Module):
         T, B = x.shape[:2]
         if state is not None:
             self._check_state(state, B)
+        x = x.to(self.head.weight.dtype)
         if lengths is not None:
             x = torch.where(ops.reference.alive(T, lengths), x, 0)  # NaN times zero is NaN in a matrix product
         below = x
@@ -342,7 +351,7 @@ class FusedLSTMMDN(nn.Module):
             out, state_n = ops.lstm(
                 xw,
                 weight_hh,
-                None if state is None else (state[0][n], state[1][n]),
+                None if state is None else (state[0][n].to(xw.dtype), state[1][n]),
                 peephole=peephole[0] if peephole else None,
                 lengths=lengths,
                 clip=self.clip_gates,
@@ -405,8 +414,9 @@ class FusedLSTMMDN(nn.Module):
         self, n: int, seed: int | Tensor | None, first_index: int | Tensor, state: State | ops.GenerateState | None
     ) -> ops.GenerateState:
         if isinstance(state, ops.GenerateState):
-            if seed is not None:
-                raise ValueError(f"seed: a GenerateState has its own, got {seed}")
+            for name, value in (("seed", seed), ("first_index", first_index or None)):
+                if value is not None:
+                    raise ValueError(f"{name}: a GenerateState has its own, got {value}")
             if state.row.shape[0] != n:
                 raise ValueError(f"state: expected {n} sequences, got {state.row.shape[0]}")
             return state
@@ -417,7 +427,7 @@ class FusedLSTMMDN(nn.Module):
         h, c = (like.new_zeros(L, n, H), like.new_zeros(L, n, H, dtype=acc)) if state is None else state[:2]
         row = like.new_zeros(n, self.input_size, dtype=acc) if state is None or len(state) == 2 else state[2]
         if seed is None:
-            seed = torch.randint(-(1 << 63), (1 << 63) - 1, ())
+            seed = torch.randint(-(1 << 63), (1 << 63) - 1, (), device="cpu")
         return ops.GenerateState(
             h.to(like.dtype),
             c,
@@ -437,7 +447,7 @@ def _batched(state: State | None) -> State | None:
 def _int64(name: str, value: int | Tensor) -> Tensor:
     """A 0-d int64 tensor with the 64 bits of an integer, signed or not."""
     if isinstance(value, Tensor):
+        if value.numel() != 1 or value.is_floating_point():
+            raise ValueError(f"{name} must be one integer, got {tuple(value.shape)} of {value.dtype}")
         return value.reshape(()).to(torch.int64)
-    if not -(1 << 63) <= value < 1 << 64:
-        raise ValueError(f"{name} must fit in 64 bits, got {value}")
-    return torch.tensor(ops.stream.two_complement(value))
+    return torch.tensor(ops.stream.as_64_bits(name, value), device="cpu")

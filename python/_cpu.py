@@ -42,7 +42,7 @@ def philox_fill(
     seed: int, first_index: int, count: int, first_step: Tensor | None, steps: int, normals: bool
 ) -> Tensor:
     """kernels/cpu/philox.cpp; arguments as `stream.uniforms`, already checked there."""
-    out = torch.empty(count, steps, 2 if normals else 4, dtype=torch.float32)
+    out = torch.empty(count, steps, 2 if normals else 4, dtype=torch.float32, device="cpu")
     lib = library()
     assert lib is not None
     start = None if first_step is None else first_step.data_ptr()

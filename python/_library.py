@@ -21,7 +21,9 @@ def _operator(name: str, schema: str) -> torch.library.CustomOpDef:
 
     def run(*args: Any) -> Any:
         first = args[0][0] if isinstance(args[0], (list, tuple)) else args[0]
-        return kernel(name, first.device.type)(*args)
+        device = first.device.type
+        with torch.autocast(device, enabled=False):  # an operator's dtypes are those of its arguments
+            return kernel(name, device)(*args)
 
     return torch.library.custom_op(f"fusedmdn::{name}", run, mutates_args=(), schema=schema)
 
@@ -84,16 +86,17 @@ def _lstm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
     _, weight_hh, h0, c0, peephole, lengths, ctx.clip, ctx.saved = inputs
     h, _, _, gates, cells = output
     ctx.mark_non_differentiable(gates, cells)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(weight_hh, h0, c0, peephole, lengths, h, gates, cells)
 
 
-def _lstm_autograd(ctx: Any, grad_h: Tensor, grad_h_T: Tensor, grad_c_T: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _lstm_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if not ctx.saved:
         raise RuntimeError("fusedmdn::lstm was called with save=False, so it has nothing to differentiate")
     weight_hh, h0, c0, peephole, lengths, h, gates, cells = ctx.saved_tensors
-    dz, dh0, dc0, dpeephole = lstm_backward(
-        grad_h, grad_h_T, grad_c_T, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip
-    )
+    outputs = h, h0.to(h.dtype), c0.to(cells.dtype)
+    given = [torch.zeros_like(v) if g is None else g for g, v in zip(grads, outputs, strict=False)]
+    dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
     dweight = None
     if ctx.needs_input_grad[1]:
         start = h0.to(h.dtype)[None]

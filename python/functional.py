@@ -65,10 +65,9 @@ def lstm(
         h0, c0 = state
     _expect("h0", h0, B, H)
     _expect("c0", c0, B, H)
-    if not torch.is_autocast_enabled(xw.device.type):
-        for name, value in (("weight_hh", weight_hh), ("h0", h0)):
-            if value.dtype != xw.dtype:
-                raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
+    for name, value in (("weight_hh", weight_hh), ("h0", h0)):
+        if value.dtype != xw.dtype and not _autocast_unifies(value, xw):
+            raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
     if peephole is not None:
         _expect("peephole", peephole, 3, H)
     lengths = check_lengths(lengths, T, B)
@@ -129,12 +128,14 @@ def generate(
     means: str = "linear",
     skip: bool = False,
     peephole: bool = False,
-    bias: float | Tensor = 0.0,
-    temperature: float | Tensor = 1.0,
+    bias: float | Tensor | Sequence[float] = 0.0,
+    temperature: float | Tensor | Sequence[float] = 1.0,
     prime: Tensor | None = None,
     prime_lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, GenerateState]:
-    """Sample strokes, each row fed back as the next input; row t of sequence i is a function of (seed, i, t) alone.
+    """Sample strokes, each row fed back as the next input. Not differentiable.
+
+    Sequence i, from first_index on, is a function of the weights, the starting state, the seed, i and the options.
 
     Args:
         weights: per layer weight_ih (4H, ·), weight_hh (4H, H), bias_ih, bias_hh (4H) and, with `peephole`, (3, H);
@@ -180,9 +181,22 @@ def generate(
     elif prime_lengths is not None:
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
     seed = torch.stack([state.seed, state.first_index])
-    points, lengths, h, c, row, drawn, done = _library.generate(
-        list(weights), *state[:5], seed, steps, b, tau, prime, prime_lengths, num_mixtures, pen, means, skip, peephole
-    )
+    with torch.no_grad():
+        points, lengths, h, c, row, drawn, done = _library.generate(
+            list(weights),
+            *state[:5],
+            seed,
+            steps,
+            b,
+            tau,
+            prime,
+            prime_lengths,
+            num_mixtures,
+            pen,
+            means,
+            skip,
+            peephole,
+        )
     return points, lengths, GenerateState(h, c, row, drawn, done, state.seed, state.first_index)
 
 
@@ -237,19 +251,28 @@ def _expect(name: str, tensor: Tensor, *shape: int) -> None:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
+def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
+    """Autocast is on and will give both its dtype."""
+    device = b.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return False
+    return torch.float64 not in (a.dtype, b.dtype)
+
+
 def _check_clip(clip: float | None) -> None:
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be > 0 or None, got {clip}")
 
 
 def _per_sequence(
-    name: str, value: float | Tensor, B: int, device: torch.device, low: float, *, inclusive: bool
+    name: str, value: float | Tensor | Sequence[float], B: int, device: torch.device, low: float, *, inclusive: bool
 ) -> Tensor:
-    if isinstance(value, Tensor) and value.dim():
-        _expect(name, value, B)
-    tensor = torch.as_tensor(value, dtype=torch.float32, device=device).expand(B).contiguous()
-    if not torch.compiler.is_compiling():
+    """A number or (B) numbers as a float32 tensor; a GPU's values are not looked at, as in `check_lengths`."""
+    tensor = torch.as_tensor(value, dtype=torch.float32, device=value.device if isinstance(value, Tensor) else "cpu")
+    if tensor.dim():
+        _expect(name, tensor, B)
+    if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
         good = (tensor >= low) if inclusive else (tensor > low)
         if not bool((good & tensor.isfinite()).all()):
             raise ValueError(f"{name} must be finite and {'>=' if inclusive else '>'} {low:g}, got {value}")
-    return tensor
+    return tensor.to(device).expand(B).contiguous()

@@ -20,6 +20,7 @@ LOG_SIGMA_LIMIT = 12.0
 RHO_LIMIT = 15.0
 END = 4  # the column of a stroke-5 row that says that the sequence has ended
 LOG_2PI = math.log(2 * math.pi)
+UNIFORM_BLOCKS = 1 << 20  # of four uniforms: what `generate` fetches at a time
 
 
 def accumulate(dtype: torch.dtype) -> torch.dtype:
@@ -30,6 +31,11 @@ def accumulate(dtype: torch.dtype) -> torch.dtype:
 def alive(T: int, lengths: Tensor) -> Tensor:
     """(T, B, 1) bool: step t of sequence b lies inside it."""
     return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
+
+
+def _fresh(v: Tensor) -> Tensor:
+    """A contiguous copy: outputs share no memory with inputs, and have the layout that the fakes promise."""
+    return v.clone(memory_format=torch.contiguous_format)
 
 
 def cell(z: Tensor, c: Tensor, peephole: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +97,7 @@ def lstm(
         hs[t] = step_h
         if save:
             gates[t], cells[t] = step_gates, step_c
-    return hs, h.clone(), c.clone(), gates, cells
+    return hs, _fresh(h), _fresh(c), gates, cells
 
 
 def lstm_backward(
@@ -151,7 +157,7 @@ def lstm_backward(
         c_prev = torch.where(live, c_prev, 0)
         read = torch.stack([c_prev, c_prev, cells], dim=2)  # what the peepholes of i, f and o see
         dpeephole = (dz[:, :, [0, 1, 3]] * read).sum((0, 1))
-    return dz.flatten(2).to(gates.dtype), dh.clone(), dc.clone(), dpeephole
+    return dz.flatten(2).to(gates.dtype), _fresh(dh), _fresh(dc), dpeephole
 
 
 class Components(NamedTuple):
@@ -377,7 +383,7 @@ def generate(
     points = row.new_zeros(steps, B, row.shape[1])
     lengths = torch.zeros_like(drawn)
     key, first_index = seed.tolist()
-    block = max(1, min(steps, (1 << 20) // max(B, 1)))
+    block = max(1, min(steps, UNIFORM_BLOCKS // max(B, 1)))
     for t in range(steps):
         if bool(done.all()):
             break
@@ -404,7 +410,7 @@ def generate(
         if pen == "categorical":
             done = done | (row[:, END] > 0.5)
         lengths = lengths + (going[:, 0] & ~done)
-    return points, lengths, h.clone(), c.clone(), row.clone(), drawn, done
+    return points, lengths, _fresh(h), _fresh(c), _fresh(row), drawn, done
 
 
 def _read_prime(

@@ -5,6 +5,8 @@ uniforms bit for bit; normals, which take a logarithm and a cosine, agree to rou
 """
 
 import math
+import operator
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -46,7 +48,9 @@ def box_muller(u2: Tensor, u3: Tensor) -> tuple[Tensor, Tensor]:
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
 
-def uniforms(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None = None) -> Tensor:
+def uniforms(
+    seed: SupportsIndex, first_index: SupportsIndex, count: int, steps: int, first_step: Tensor | None = None
+) -> Tensor:
     """The four uniforms of every block, float32 (count, steps, 4), of `count` sequences from first_index on.
 
     first_step (count) int64 is each sequence's first step, zero by default. seed and first_index are any integers of
@@ -55,17 +59,19 @@ def uniforms(seed: int, first_index: int, count: int, steps: int, first_step: Te
     return _fill(seed, first_index, count, steps, first_step, normals=False)
 
 
-def normals(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None = None) -> Tensor:
+def normals(
+    seed: SupportsIndex, first_index: SupportsIndex, count: int, steps: int, first_step: Tensor | None = None
+) -> Tensor:
     """The two standard normals of every block (words 2 and 3), float32 (count, steps, 2); arguments as `uniforms`."""
     return _fill(seed, first_index, count, steps, first_step, normals=True)
 
 
-def _fill(seed: int, first_index: int, count: int, steps: int, first_step: Tensor | None, normals: bool) -> Tensor:
+def _fill(
+    seed: SupportsIndex, first_index: SupportsIndex, count: int, steps: int, first_step: Tensor | None, normals: bool
+) -> Tensor:
+    seed, first_index = as_64_bits("seed", seed), as_64_bits("first_index", first_index)
     if count < 0 or not 0 <= steps <= STEP_LIMIT:
         raise ValueError(f"count must be >= 0 and steps in [0, 2^32], got count={count}, steps={steps}")
-    for name, value in (("seed", seed), ("first_index", first_index)):
-        if not -(1 << 63) <= value < 1 << 64:
-            raise ValueError(f"{name} must fit in 64 bits, got {value}")
     if first_step is not None:
         first_step = first_step.to("cpu", torch.int64).contiguous()
         if first_step.shape != (count,):
@@ -80,13 +86,22 @@ def philox_fill(
     seed: int, first_index: int, count: int, first_step: Tensor | None, steps: int, normals: bool
 ) -> Tensor:
     """What the C++ filler computes, in PyTorch."""
-    index = torch.arange(count) + two_complement(first_index)
-    start = torch.zeros(count, dtype=torch.int64) if first_step is None else first_step
-    step = start[:, None] + torch.arange(steps)
-    u = uniform(block(torch.tensor(two_complement(seed)), index[:, None], step))
+    index = torch.arange(count, device="cpu") + first_index
+    start = torch.zeros(count, dtype=torch.int64, device="cpu") if first_step is None else first_step
+    step = start[:, None] + torch.arange(steps, device="cpu")
+    u = uniform(block(torch.tensor(seed, device="cpu"), index[:, None], step))
     return torch.stack(box_muller(u[..., 2], u[..., 3]), dim=-1) if normals else u
 
 
-def two_complement(value: int) -> int:
-    """The int64 with the same 64 bits."""
-    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+def as_64_bits(name: str, value: SupportsIndex) -> int:
+    """Any integer of 64 bits, signed or not, as the int64 with the same bits.
+
+    Raises ValueError if it is larger, TypeError if it is no integer; both name it.
+    """
+    try:
+        integer = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if not -(1 << 63) <= integer < 1 << 64:
+        raise ValueError(f"{name} must fit in 64 bits, got {integer}")
+    return (integer + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from fusedmdn import FusedLSTMMDN, Scale, StrokeMixture, Strokes
 
+PACKED, OTHER = (pack_padded_sequence(torch.zeros(2, 2, 3), torch.tensor(n)) for n in ([2, 1], [2, 2]))
+
 
 def strokes(T, B, pen="bernoulli", dtype=torch.float32):
     xy = torch.randn(T, B, 2, dtype=dtype)
@@ -73,6 +75,8 @@ def test_from_modules_refuses_what_it_cannot_do():
         FusedLSTMMDN.from_modules(nn.LSTM(3, 8), nn.Linear(8, 14))
     with pytest.raises(ValueError, match=r"expected nn.Linear\(8, P \+ 6M\)"):
         FusedLSTMMDN.from_modules(nn.LSTM(3, 8), nn.Linear(9, 13))
+    with pytest.raises(ValueError, match=r"one dtype and device, got torch.float64 on cpu and torch.float32"):
+        FusedLSTMMDN.from_modules(nn.LSTM(3, 8, dtype=torch.float64), head)
     with pytest.raises(ValueError, match="skip=True nor peephole=False"):
         FusedLSTMMDN(3, 8, skip=True).to_modules()
 
@@ -305,6 +309,74 @@ def test_generate_bias_and_temperature_per_sequence():
         torch.testing.assert_close(alone.points[0], batch.points[i])
 
 
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_every_option_reaches_the_operators(backend, pen):
+    I = 3 if pen == "bernoulli" else 5
+    options = {"pen": pen, "means": "sigmoid", "skip": True, "peephole": True}
+    model = FusedLSTMMDN(I, 8, 2, 3, **options, device=backend).double()
+    x, lengths = strokes(5, 4, pen, torch.float64).to(backend), torch.tensor([5, 0, 2, 3], device=backend)
+    bias, tau = torch.tensor([0.0, 0.5, 1.0, 2.0]), torch.tensor([1.0, 0.5, 2.0, 0.7])
+    prime = x.transpose(0, 1)
+    drawn = model.generate(
+        4, 6, seed=-3, first_index=(1 << 40) + 5, bias=bias, temperature=tau, prime=prime, prime_lengths=lengths.cpu()
+    )
+    zeros = torch.zeros(2, 4, 8, dtype=torch.float64, device=backend)
+    state = ops.GenerateState(
+        zeros,
+        zeros,
+        torch.zeros(4, I, dtype=torch.float64, device=backend),
+        torch.zeros(4, dtype=torch.int64, device=backend),
+        torch.zeros(4, dtype=torch.bool, device=backend),
+        torch.tensor(-3),
+        torch.tensor((1 << 40) + 5),
+    )
+    points, _, _ = ops.generate(
+        model._weights(), state, 6, num_mixtures=3, **options, bias=bias.tolist(), temperature=tau.tolist(),
+        prime=prime, prime_lengths=lengths,
+    )  # fmt: skip
+    assert torch.equal(drawn.points, points.transpose(0, 1))
+
+    mixture, _ = model(x, lengths=lengths)
+    nll, _ = model(x, lengths=lengths, target=x)
+    expected = ops.mdn_nll(mixture.raw, x, lengths, num_mixtures=3, pen=pen, means="sigmoid")
+    torch.testing.assert_close(nll, expected)
+    alive = torch.arange(5, device=backend)[:, None] < lengths
+    torch.testing.assert_close(-mixture.log_prob(x)[alive], expected[alive])
+    assert not torch.allclose(expected, ops.mdn_nll(mixture.raw, x, lengths, num_mixtures=3, pen=pen))
+
+
+def test_seed_and_first_index_are_kept_as_twos_complement():
+    state = FusedLSTMMDN(3, 8, 1, 2).generate(1, 1, seed=(1 << 64) - 2, first_index=(1 << 63) + 1).state
+    assert (state.seed.item(), state.first_index.item()) == (-2, 1 - (1 << 63))
+
+
+def test_dropout_does_not_touch_the_skip_connection():
+    """With every hidden unit dropped, the second layer still sees the input."""
+    model = FusedLSTMMDN(3, 8, 2, 2, skip=True, dropout=1.0)
+    x = torch.randn(5, 4, 3)
+    lstm = nn.LSTM(11, 8)
+    for name, _ in lstm.named_parameters():
+        getattr(lstm, name).data.copy_(getattr(model, name.replace("l0", "l1")))
+    first = nn.LSTM(3, 8)
+    first.load_state_dict({name: getattr(model, name).data for name, _ in first.named_parameters()})
+    second = lstm(torch.cat([x, torch.zeros(5, 4, 8)], -1))[0]
+    torch.testing.assert_close(model(x)[0].raw, model.head(torch.cat([first(x)[0], second], -1)))
+
+
+def test_low_precision_weights_take_full_precision_strokes():
+    """The input is cast to the weights; the target keeps its digits."""
+    model = FusedLSTMMDN(3, 8, 2, 2).bfloat16()
+    x = strokes(6, 3) + 1 / 3
+    nll, state = model(x, target=x)
+    raw = model(x)[0].raw
+    assert torch.equal(nll, ops.mdn_nll(raw, x, num_mixtures=2))
+    assert not torch.equal(nll, ops.mdn_nll(raw, x.bfloat16(), num_mixtures=2))
+    assert model(x, tuple(v.float() for v in state))[0].raw.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        _, carried = FusedLSTMMDN(3, 8, 2, 2)(x)
+    assert FusedLSTMMDN(3, 8, 2, 2).nll(x, state=carried).isfinite()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -317,6 +389,13 @@ def test_generate_bias_and_temperature_per_sequence():
         (lambda m: m.nll(torch.zeros(4, 2, 5)), r"strokes: expected rows of 3 columns, got \(4, 2, 5\)"),
         (lambda m: m.generate(-1, 5), "got n=-1, max_steps=5"),
         (lambda m: m.generate(3, 5, seed=1, state=m.generate(3, 2).state), "seed: a GenerateState has its own, got 1"),
+        (
+            lambda m: m.generate(3, 5, first_index=7, state=m.generate(3, 2).state),
+            "first_index: a GenerateState has its",
+        ),
+        (lambda m: m.generate(1, 5, seed=torch.zeros(2)), r"seed must be one integer, got \(2,\) of torch.float32"),
+        (lambda m: m(torch.zeros(2, 1, 3), target=PACKED), "target: a PackedSequence needs a PackedSequence as input"),
+        (lambda m: m(PACKED, target=OTHER), r"target: expected the input's lengths \[2, 1\], got \[2, 2\]"),
         (lambda m: m.generate(2, 5, state=m.generate(3, 2).state), "state: expected 2 sequences, got 3"),
         (lambda m: m.generate(2, 5, state=(torch.zeros(2, 3, 8),) * 2), r"state h: expected shape \(2, 2, 8\)"),
         (lambda m: FusedLSTMMDN(hidden_size=0), "hidden_size must be >= 1, got 0"),

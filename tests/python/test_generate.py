@@ -136,6 +136,80 @@ def test_choice(w, u, expected):
 
 
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_which_word_draws_what(pen):
+    """By hand in NumPy: word 0 the component, 1 the pen, 2 and 3 the normals; clamp, then bias and temperature."""
+    random, M, b, tau, n = np.random.default_rng(0), 4, 0.3, 0.7, 500
+    P = 1 if pen == "bernoulli" else 3
+    raw, u = 2 * random.normal(size=(n, P + 6 * M)), random.uniform(size=(n, 4))
+    raw[:50, -M:], raw[50:100, P + 3 * M : P + 5 * M] = 40, 20  # beyond the clamps
+    q = reference.components(torch.from_numpy(raw), pen, M, "linear")
+    bias, temperature = (torch.full((n,), v, dtype=torch.float64) for v in (b, tau))
+    rows = reference.draw(q, torch.from_numpy(u), bias, temperature, pen)
+
+    def first(w, v):
+        return int(np.argmax(np.cumsum(w / w.sum()) >= v))
+
+    for row, (v0, v1, v2, v3), got in zip(raw, u, rows.tolist(), strict=True):
+        p, (a, mx, my, sx, sy, r) = row[:P], row[P:].reshape(6, M)
+        j = first(np.exp((a - a.max()) * (1 + b) / tau), v0)
+        sigma_x, sigma_y = (tau * math.exp(np.clip(s[j], -12, 12) - b) for s in (sx, sy))
+        angle = np.clip(r[j], -15, 15)
+        n1, n2 = (math.sqrt(-2 * math.log(v2)) * f(2 * math.pi * v3) for f in (math.cos, math.sin))
+        xy = [mx[j] + sigma_x * n1, my[j] + sigma_y * (math.tanh(angle) * n1 + n2 / math.cosh(angle))]
+        if pen == "bernoulli":
+            expected = [*xy, float(v1 < 1 / (1 + math.exp(-p[0])))]
+        else:
+            k = first(np.exp(p), v1)
+            expected = [*(xy if k < 2 else (0, 0)), *np.eye(3)[k]]
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_uniforms_fetched_piece_by_piece_are_the_same(backend, monkeypatch, pen):
+    """Long jobs fetch their random numbers in blocks; where the blocks end changes nothing, ended sequences or not."""
+    I, P = (3, 1) if pen == "bernoulli" else (5, 3)
+    w = weights(I, 8, P + 12, device=backend)
+    w[-1][:P] = torch.tensor([0.0] if P == 1 else [1.0, 0.0, -1.0])
+    options = {"num_mixtures": 2, "pen": pen}
+    begin = ops.generate(w, start(6, I, 8, seed=3, device=backend), 5, **options)[2]
+    whole = ops.generate(w, begin, 20, **options)
+    monkeypatch.setattr(reference, "UNIFORM_BLOCKS", 6 * 3)
+    pieces = ops.generate(w, begin, 20, **options)
+    assert torch.equal(pieces[0], whole[0])
+    assert all(torch.equal(a, b) for a, b in zip(pieces[2], whole[2], strict=True))
+
+
+def test_all_64_bits_of_seed_and_index_count():
+    w = weights(3, 8, 13)
+    drawn = set()
+    for seed in (0, 1, 1 << 32, -1):
+        for index in (0, 5, 1 << 32, (1 << 40) + 5, -1):
+            state = start(1, 3, 8, seed=seed, first_index=index)
+            points = ops.generate(w, state, 3, num_mixtures=2)[0]
+            u = ops.uniforms(seed, index, 1, 3)[0]
+            assert torch.equal(points[:, 0, 2] == 1, u[:, 1] < torch.sigmoid(eos_logits(w, points)))
+            drawn.add(tuple(points.flatten().tolist()))
+    assert len(drawn) == 20
+
+
+def eos_logits(w, points):
+    x = torch.cat([torch.zeros_like(points[:1]), points[:-1]])
+    h, _ = ops.lstm(torch.nn.functional.linear(x, w[0], w[2] + w[3]), w[1])
+    return torch.nn.functional.linear(h, w[-2], w[-1])[:, 0, 0]
+
+
+def test_autocast_and_gradients_stay_outside(backend):
+    w = [v.requires_grad_() for v in weights(3, 8, 13, device=backend)]
+    state, prime = start(4, 3, 8, device=backend), torch.randn(4, 3, 3, device=backend)
+    points, _, after = ops.generate(w, state, 6, num_mixtures=2, prime=prime)
+    assert not points.requires_grad
+    with torch.autocast(backend, torch.bfloat16):
+        again, _, after_again = ops.generate(w, state, 6, num_mixtures=2, prime=prime)
+    assert torch.equal(again, points)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(after, after_again, strict=True))
+
+
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
 @pytest.mark.parametrize(("skip", "peephole", "L"), [(False, False, 1), (True, True, 3)])
 def test_equals_teacher_forcing_on_its_own_output(backend, pen, skip, peephole, L):
     """Row t is the draw from the network's output for rows before t, by the same uniforms."""
@@ -239,10 +313,11 @@ def test_after_the_end_nothing_moves(backend):
         assert points[n, b].tolist() == [0, 0, 0, 0, 1]
         assert not points[n + 1 :, b].any()
         assert (points[:n, b, 2:4].sum(-1) == 1).all()
-    again, more, after = ops.generate(w, state, 5, num_mixtures=2, pen="categorical")
-    assert not again.any()
-    assert not more.any()
-    assert all(torch.equal(a, b) for a, b in zip(after, state, strict=True))
+    for prime in (None, torch.randn(50, 4, 5, device=backend)):
+        again, more, after = ops.generate(w, state, 5, num_mixtures=2, pen="categorical", prime=prime)
+        assert not again.any()
+        assert not more.any()
+        assert all(torch.equal(a, b) for a, b in zip(after, state, strict=True))
 
 
 def test_float32_weights_in_other_dtypes(backend):
@@ -279,6 +354,7 @@ def test_bad_weights(change, message):
         ({"bias": -0.5}, "bias must be finite and >= 0, got -0.5"),
         ({"temperature": 0.0}, "temperature must be finite and > 0, got 0.0"),
         ({"temperature": math.inf}, "temperature must be finite"),
+        ({"bias": [0.0, 1.0, 2.0]}, r"bias: expected shape \(2,\), got \(3,\)"),
         ({"bias": torch.zeros(3)}, r"bias: expected shape \(2,\), got \(3,\)"),
         ({"prime": torch.zeros(2, 4, 5)}, r"prime: expected shape \(2, 4, 3\), got \(2, 4, 5\)"),
         ({"prime_lengths": torch.tensor([1, 2])}, "prime_lengths was given without prime"),

@@ -25,7 +25,7 @@ def permuted(v):
 
 
 @pytest.mark.parametrize("layout", [lambda v: v, permuted])
-@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("lengths", [None, LENGTHS, torch.zeros(B, dtype=torch.int64)])
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck_lstm(dtype, peephole, lengths, layout):
@@ -64,6 +64,7 @@ def test_opcheck_generate(dtype, pen, P, width, prime):
     state = start(B, width, H, 2)
     given = (torch.randn(B, 5, width), LENGTHS) if prime else (None, None)
     ones = torch.ones(B)
+    state = state._replace(h=permuted(state.h), c=permuted(state.c))
     seed = torch.stack([state.seed, state.first_index])
     opcheck(op("generate"), (w, *state[:5], seed, 4, ones, ones, *given, M, pen, "linear", True, True))
 
@@ -172,6 +173,27 @@ def test_backward_without_saved_tensors_is_refused():
     h, *_ = op("lstm")(xw, weight_hh, h0, c0, None, None, None, False)
     with pytest.raises(RuntimeError, match="save=False"):
         h.sum().backward()
+
+
+def test_backward_under_autocast_keeps_its_precision():
+    """A float32 operator back-propagated inside an autocast region is back-propagated in float32."""
+    xw, weight_hh, *_ = arguments(T, B, H, torch.float32)
+    h, _ = ops.lstm(xw, weight_hh)
+    expected = torch.autograd.grad(h.sum(), xw, retain_graph=True)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(torch.autograd.grad(h.sum(), xw)[0], expected)
+
+
+def test_dtypes_that_autocast_cannot_unify_are_named():
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="weight_hh: expected the dtype of xw"):
+        ops.lstm(torch.zeros(3, 2, 8), torch.zeros(8, 2, dtype=torch.float64))
+
+
+def test_meta_tensors_give_shapes():
+    model = FusedLSTMMDN(3, 8, 2, 2, device="meta")
+    x = torch.zeros(4, 2, 3, device="meta")
+    assert model(x)[0].raw.shape == (4, 2, 13)
+    assert model.nll(x).shape == ()
 
 
 def test_stays_differentiable_inside_functional_calls():

@@ -132,10 +132,27 @@ def test_what_masked_steps_hold_does_not_matter(backend):
     assert not h[:, 2].any()
     assert h_T[2].isnan().all()  # an empty sequence hands its state on, as it is
     torch.testing.assert_close(h_T[1], h[1, 1])
-    gradients = torch.autograd.grad(h.sum() + h_T[:2].sum() + c_T[:2].sum(), [xw, weight_hh, h0, c0, p])
+    incoming = torch.ones_like(h).masked_fill(
+        torch.arange(5, device=backend)[:, None, None] >= lengths[:, None], math.nan
+    )
+    ends = [torch.ones_like(h_T), torch.ones_like(c_T)]
+    gradients = torch.autograd.grad([h, h_T, c_T], [xw, weight_hh, h0, c0, p], [incoming, *ends])
     assert all(g.isfinite().all() for g in gradients)
     assert not gradients[0][2:, 1].any()
     assert not gradients[0][:, 2].any()
+
+
+def test_any_one_output_and_any_one_input(backend):
+    """Gradients that are not there are zero, and what needs none gets none."""
+    inputs = arguments(4, 2, 3, device=backend)
+    everything = run(*inputs)
+    for k in range(3):
+        weight = torch.randn_like(everything[k])
+        total = torch.autograd.grad((everything[k] * weight).sum(), inputs, retain_graph=True, allow_unused=True)
+        for j, v in enumerate(inputs):
+            alone = [u if u is v else u.detach() for u in inputs]
+            (got,) = torch.autograd.grad((run(*alone)[k] * weight).sum(), v)
+            assert torch.equal(got, total[j])
 
 
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (4, 0), (0, 0)])

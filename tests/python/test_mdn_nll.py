@@ -93,25 +93,37 @@ def test_finite_wherever_inputs_are_within_a_million(pen_model, means, bf16, dat
         assert not v[2].any()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize(
     ("raw_sigma", "passes_when_rising", "passes_when_falling"),
-    [(0.0, True, True), (20.0, False, True), (-20.0, True, False)],
+    [(0.0, True, True), (11.5, True, True), (12.5, False, True), (20.0, False, True), (-20.0, True, False)],
 )
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_clamped_deviation_learns_only_inward(backend, raw_sigma, passes_when_rising, passes_when_falling, sign):
+def test_clamped_deviation_learns_only_inward(backend, raw_sigma, passes_when_rising, passes_when_falling, axis, sign):
     """Outside ±12 the gradient is there when a descent step on the loss that is back-propagated leads back inside."""
     raw = torch.zeros(1, 2, 7, dtype=torch.float64, device=backend)
-    raw[..., 4] = raw_sigma
-    raw[:, 1, 2] = 3 * math.exp(max(-12, min(12, raw_sigma)))  # a far mean: this row wants a larger deviation
+    raw[..., 4 + axis] = raw_sigma
+    raw[:, 1, 2 + axis] = 3 * math.exp(max(-12, min(12, raw_sigma)))  # a far mean: this row wants a larger deviation
     raw.requires_grad_()
     target = torch.zeros(1, 2, 3, dtype=torch.float64, device=backend)
-    gradient = torch.autograd.grad(sign * ops.mdn_nll(raw, target, num_mixtures=1).sum(), raw)[0][0, :, 4]
+    gradient = torch.autograd.grad(sign * ops.mdn_nll(raw, target, num_mixtures=1).sum(), raw)[0][0, :, 4 + axis]
     falling, rising = (gradient[0], gradient[1]) if sign > 0 else (gradient[1], gradient[0])
     assert (falling > 0) == passes_when_falling
     assert (rising < 0) == passes_when_rising
 
 
-@pytest.mark.parametrize("raw_rho", [40.0, -40.0])
+def test_where_the_clamps_are(backend):
+    """One component at its target: log N is known, and so is where each clamp holds it."""
+    target = torch.zeros(1, 1, 3, dtype=torch.float64, device=backend)
+    for column, value, held in ((4, 20, 12), (5, 20, 12), (4, -20, -12), (5, 11, 11), (6, 20, 15), (6, -14, -14)):
+        raw = torch.zeros(1, 1, 7, dtype=torch.float64, device=backend)
+        raw[..., column] = value
+        log_scale = held if column < 6 else -math.log(math.cosh(held))
+        expected = math.log(2 * math.pi) + log_scale + math.log(2)  # and the pen's log 2
+        assert ops.mdn_nll(raw, target, num_mixtures=1).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("raw_rho", [40.0, -40.0, 15.5])
 def test_clamped_correlation_learns_only_inward(backend, raw_rho):
     raw = torch.zeros(1, 2, 7, dtype=torch.float64, device=backend)
     raw[..., 6] = raw_rho
@@ -121,6 +133,16 @@ def test_clamped_correlation_learns_only_inward(backend, raw_rho):
     gradient = torch.autograd.grad(ops.mdn_nll(raw, target, num_mixtures=1).sum(), raw)[0][0, :, 6]
     assert gradient[0] * raw_rho > 0  # descent leads inward
     assert gradient[1] == 0  # the other row would have it grow
+
+
+def test_correlation_learns_either_way_inside_its_clamp(backend):
+    raw = torch.zeros(1, 2, 7, dtype=torch.float64, device=backend)
+    raw[..., 6] = 14.0
+    raw.requires_grad_()
+    target = torch.zeros(1, 2, 3, dtype=torch.float64, device=backend)
+    target[0, 0, 0], target[0, 0, 1] = 1, -1
+    gradient = torch.autograd.grad(ops.mdn_nll(raw, target, num_mixtures=1).sum(), raw)[0][0, :, 6]
+    assert gradient[0] > 0 > gradient[1]
 
 
 @pytest.mark.parametrize(("pen", "P", "width"), PENS)

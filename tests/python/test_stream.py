@@ -105,6 +105,21 @@ def test_bad_arguments(arguments, message):
         ops.uniforms(*arguments)
 
 
+def test_always_on_the_cpu_whatever_the_default_device():
+    expected = ops.uniforms(1, 0, 2, 3)
+    for name in ("cpu", "reference"):
+        with torch.device("meta"), ops.backend(name):
+            assert torch.equal(ops.uniforms(1, 0, 2, 3), expected)
+
+
+def test_any_kind_of_integer():
+    expected = ops.uniforms(5, (1 << 63) + 7, 1, 2)
+    assert torch.equal(ops.uniforms(np.int64(5), np.uint64((1 << 63) + 7), 1, 2), expected)
+    assert torch.equal(ops.uniforms(torch.tensor(5), 7 - (1 << 63), 1, 2), expected)
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 1.5"):
+        ops.uniforms(1.5, 0, 1, 1)
+
+
 def test_cpp_refuses_what_it_cannot_do():
     out = torch.full((4,), 7.0)
     lib = _cpu.library()
