@@ -35,10 +35,10 @@ SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 demo: .venv/.demo
 	@rm -rf demo && mkdir demo
 	$(BIN)/fusedmdn sample kanji -n 64 --seed 0 --out demo/kanji.svg --out demo/kanji.png
-	$(BIN)/fusedmdn train kanjivg --out demo/run --hidden 128 --mixtures 10 --batch-size 32 --lr 0.005 --epochs 6
-	$(BIN)/fusedmdn sample demo/run -n 64 --seed 0 --out demo/small.svg --out demo/small.png
+	$(BIN)/fusedmdn train kanjivg --out demo/run --hidden 128 --mixtures 10 --batch-size 32 --lr 0.005 --epochs 8
+	$(BIN)/fusedmdn sample demo/run -n 64 --seed 0 --bias 0.5 --out demo/small.svg --out demo/small.png
 	@echo
-	@echo "Open demo/kanji.svg: 64 characters that no one ever wrote, from the weights that ship with the package."
+	@echo "Open demo/kanji.svg: 64 characters drawn by the weights that ship with the package."
 	@echo "Open demo/small.svg: the same from the small model that was trained just now (demo/run)."
 
 test: .venv/.dev

@@ -161,8 +161,8 @@ def _run_with_progress(trainer: Trainer) -> None:
             now = bar.get_time()
             if now - since > 1 or step.step == 1:
                 numbers = (
-                    f"{rows / max(now - since, 1e-9):,.0f} points/s {step.nats_per_row:+.3f} nats/point "
-                    f"{step.nats_per_sequence:+.1f} nats/seq |g| {step.grad_norm:.2f}"
+                    f"{rows / max(now - since, 1e-9):,.0f} points/s {step.nats_per_row:+.2f} nats/point "
+                    f"{step.nats_per_sequence:+.0f} nats/seq |g| {step.grad_norm:.2f}"
                 )
                 bar.update(task, numbers=numbers)
                 rows, since = 0, now
