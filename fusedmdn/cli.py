@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -48,7 +49,7 @@ def _told_plainly(command: Function) -> Function:
             code, message = 1, str(error)
         except (StrokeFileError, CheckpointError, ValueError, OSError, ModuleNotFoundError) as error:
             code, message = 2, str(error)
-        Console(stderr=True).print(f"[red]error:[/] {message}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
         raise typer.Exit(code)
 
     return run  # type: ignore[return-value]
@@ -67,7 +68,7 @@ def _device(name: str, threads: int | None) -> torch.device:
 
 def _say(line: str) -> None:
     """A line that is not cut where the terminal ends, so that a pipe gets it whole."""
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -205,6 +206,8 @@ def sample(
             raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no directory {path.parent}")
+        if path.suffix in (".png", ".gif"):
+            render.pillow()
     where = _device(device, threads)
     model = FusedLSTMMDN.from_pretrained(checkpoint, where)
     given = None if prime is None else load(prime)[0]

@@ -1,8 +1,8 @@
 """`StrokeSet`: many labelled sequences, the embedded KanjiVG characters, and this package's .npz format.
 
 The .npz format, all arrays plain (never pickled): dx, dy (N) and eos (N) of all points one after the other, offsets
-(n + 1) of the sequences in them, labels (n) text, quantum: the raw unit of dx and dy (0: they are raw already, and
-continuous). Numbers of any integer or float type.
+(n + 1) of the sequences in them, labels (n) text, and optionally quantum, the raw unit of dx and dy (0, the default:
+they are raw already, and continuous). Numbers of any integer or float type.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .files import replacing
 from .strokes import FloatArray, Scale, Strokes
 
 PARTS = ("train", "validation", "test")
-COLUMNS = ("dx", "dy", "eos", "offsets", "labels", "quantum")
+COLUMNS = ("dx", "dy", "eos", "offsets", "labels")
 
 
 class StrokeFileError(ValueError):
@@ -141,11 +141,12 @@ def load(source: str | Path) -> StrokeSet:
             if missing:
                 raise StrokeFileError(f"{path}: no array named {', '.join(missing)}; found {', '.join(file.files)}")
             arrays = {name: file[name] for name in COLUMNS}
+            quantum = file["quantum"] if "quantum" in file.files else np.float64(0)
     except StrokeFileError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, KeyError) as error:  # type: ignore[attr-defined]
         raise StrokeFileError(f"{path}: cannot be read as .npz: {error}") from error
-    return _checked(path, **arrays)
+    return _checked(path, **arrays, quantum=quantum)
 
 
 def _checked(path: Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, quantum: Any) -> StrokeSet:

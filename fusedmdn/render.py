@@ -114,6 +114,15 @@ def draw(sequences: Sequence[Strokes], path: str | Path, columns: int | None = N
     files.write(path, buffer.getvalue())
 
 
+def pillow() -> tuple[Any, Any]:
+    """Pillow's Image and ImageDraw; raises ModuleNotFoundError, naming the extra that brings it."""
+    try:
+        from PIL import Image, ImageDraw
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("PNG and GIF need Pillow: pip install 'fusedmdn[render]'") from error
+    return Image, ImageDraw
+
+
 def _drawing(placed: list[list[NDArray[np.float64]]], width: int, height: int, cell: float) -> Drawing:
     starts = [start for lines in placed for start in np.cumsum([0, *map(len, lines)])[:-1].tolist()]
     return Drawing([line for lines in placed for line in lines], starts, width, height, PEN * cell)
@@ -130,10 +139,7 @@ def _path(line: NDArray[np.float64]) -> str:
 
 
 def _paint(page: Drawing, polylines: list[NDArray[np.float64]]) -> Any:
-    try:
-        from PIL import Image, ImageDraw
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("PNG and GIF need Pillow: pip install 'fusedmdn[render]'") from error
+    Image, ImageDraw = pillow()
     k = SUPERSAMPLING
     canvas = Image.new("RGB", (page.width * k, page.height * k), PAPER)
     pencil = ImageDraw.Draw(canvas)

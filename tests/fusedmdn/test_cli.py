@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -100,6 +101,15 @@ def test_eval(run):
     assert counts["train"] + counts["validation"] + counts["test"] == counts["all"] == 120
     for name in ("nats per point", "nats per sequence", "SSE per point"):
         assert name in results["all"]
+
+
+def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    out = call("sample", "kanji", "--out", tmp_path / "x.svg", "--out", tmp_path / "x.png", code=2)
+    assert "pip install 'fusedmdn[render]'" in out
+    assert not list(tmp_path.iterdir())
+    call("sample", "kanji", "--out", tmp_path / "[x].svg")
+    assert (tmp_path / "[x].svg").exists()
 
 
 @pytest.mark.parametrize(

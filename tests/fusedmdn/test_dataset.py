@@ -106,6 +106,10 @@ def test_bad_files_are_refused_by_name(tmp_path, change, message):
 def test_good_file_is_accepted(tmp_path):
     np.savez(tmp_path / "x.npz", **good())
     assert load(tmp_path / "x.npz")[1].points.tolist() == [[2, 1, 0], [3, 1.5, 0], [4, 2, 1]]
+    np.savez(tmp_path / "y.npz", **{k: v for k, v in good().items() if k != "quantum"})
+    assert np.array_equal(load(tmp_path / "y.npz").points, load(tmp_path / "x.npz").points)
+    np.savez(tmp_path / "z.npz", **good() | {"quantum": np.float64(0.5)})
+    assert load(tmp_path / "z.npz")[1].points.tolist() == [[1, 0.5, 0], [1.5, 0.75, 0], [2, 1, 1]]
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "truncated", "flipped"])
