@@ -47,6 +47,10 @@ class StrokeMixture(Distribution):
         """Pen logits (..., P); log weights, means, log deviations and r = atanh(rho), (..., M) each; float32 or 64."""
         return reference.components(self.raw, self.pen, self.num_mixtures, self.means)
 
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StrokeMixture:
+        """The same distribution with a broadcast batch shape."""
+        return StrokeMixture(self.raw.expand(*batch_shape, -1), self.num_mixtures, self.pen, self.means)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of rows (..., 3 or 5) in nats, (...); batch shapes are broadcast."""
         if value.shape[-1:] != self.event_shape:

@@ -20,6 +20,9 @@ def test_log_prob(pen, P, width, means):
     mixture = StrokeMixture(raw, 3, pen, means)
     assert (mixture.batch_shape, mixture.event_shape) == ((4, 5), (width,))
     torch.testing.assert_close(mixture.log_prob(value), -by_torch_distributions(raw, value, pen, P, 3, means))
+    wide = mixture.expand((6, 4, 5))
+    assert wide.batch_shape == (6, 4, 5)
+    assert torch.equal(wide.log_prob(value), mixture.log_prob(value).expand(6, 4, 5))
     one = rows(pen, 1)[0]
     torch.testing.assert_close(mixture.log_prob(one), mixture.log_prob(one.expand(4, 5, width)))
     assert mixture.log_prob(rows(pen, 7, 4, 5)).shape == (7, 4, 5)
