@@ -88,6 +88,7 @@ def info() -> None:
 @app.command()
 @_told_plainly
 def train(
+    context: typer.Context,
     data: Data,
     out: Annotated[Path, typer.Option(help="Directory of the run.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last, with the run's own options.")] = False,
@@ -126,6 +127,10 @@ def train(
     """Train a network on strokes; RUN/best and RUN/last are checkpoints, RUN/metrics.jsonl the curve."""
     where, strokes = _device(device, threads), load(data)
     if resume:
+        changed = _given(context) - {"data", "out", "resume", "device", "threads"}
+        if changed:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changed))
+            raise ValueError(f"--resume goes on with the run's own options; {names} cannot be given again")
         trainer = Trainer.resume(strokes, out, where)
     else:
         options = TrainOptions(
@@ -141,8 +146,18 @@ def train(
         f"{len(trainer.train_part)} sequences to train on, {len(trainer.validation_part)} to judge by; "
         f"{parameters:,} parameters; {trainer.steps} steps; {where.type}"
     )
-    _run_with_progress(trainer)
+    try:
+        _run_with_progress(trainer)
+    except SystemExit:
+        _say(f"stopped at step {trainer.step} of {trainer.steps}; saved in {out / 'last'}, go on with --resume")
+        raise
     _say(f"best on validation: {trainer.best:.3f} nats per row, in {out / 'best'}")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The parameters that the user gave."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _run_with_progress(trainer: Trainer) -> None:
@@ -206,11 +221,13 @@ def sample(
             raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no directory {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"{path}: is a directory")
         if path.suffix in (".png", ".gif"):
             render.pillow()
     where = _device(device, threads)
     model = FusedLSTMMDN.from_pretrained(checkpoint, where)
-    given = None if prime is None else load(prime)[0]
+    given = None if prime is None else _first(prime)
     rows = None
     if given is not None:
         rows = torch.from_numpy(given.rows(model.pen, model.scale)[: len(given)])  # without its end row
@@ -220,7 +237,7 @@ def sample(
     strokes = list(batch)
     if given is not None:
         strokes = [Strokes(np.concatenate([given.points, s.points])) for s in strokes]
-    for path in out:
+    for path in sorted(out, key=lambda path: path.suffix != ".npz"):  # what cannot be drawn again first
         if path.suffix == ".npz":
             StrokeSet.of(strokes).save(path)
         else:
@@ -230,6 +247,13 @@ def sample(
     ended = int(batch.state.done.sum())
     ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""
     _say(f"{n} sequences, {points:,} points{ending}")
+
+
+def _first(source: Path) -> Strokes:
+    strokes = load(source)
+    if not len(strokes) or not len(strokes[0]):
+        raise ValueError(f"{source}: has no first sequence to go on from")
+    return strokes[0]
 
 
 @app.command("eval")
@@ -247,7 +271,7 @@ def evaluate_command(
     model = FusedLSTMMDN.from_pretrained(checkpoint, _device(device, threads))
     strokes = load(data)
     result = evaluate(model, strokes if part == "all" else strokes.part(part))
-    table = Table("measure", "value", title=f"{checkpoint} on {data} ({part})")
+    table = Table("measure", "value", title=escape(f"{checkpoint} on {data} ({part})"))
     table.add_row("nats per point (row)", f"{result.nats_per_row:.4f}")
     table.add_row("  of which the pen", f"{result.pen_nats_per_row:.4f}")
     table.add_row("nats per sequence", f"{result.nats_per_sequence:.2f}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -77,6 +78,17 @@ class StrokeSet:
             raise ValueError(f"no scale: {len(self.points)} points with standard deviations {std.tolist()}")
         return Scale((0.0, 0.0), (float(std[0]), float(std[1])))
 
+    def without_empty(self) -> StrokeSet:
+        """The sequences that have points."""
+        return StrokeSet.of([s for s in self if len(s)], self.quantum)
+
+    def digest(self) -> str:
+        """SHA-256 of everything in the set."""
+        content = hashlib.sha256(self.points.tobytes())
+        content.update(self.offsets.tobytes())
+        content.update(repr((self.labels, self.quantum)).encode())
+        return content.hexdigest()
+
     def part(self, name: str) -> StrokeSet:
         """The "train" (18 of 20), "validation" (1 of 20) or "test" (1 of 20) part.
 
@@ -130,7 +142,7 @@ def load(source: str | Path) -> StrokeSet:
     Raises:
         StrokeFileError: the file is missing, damaged, or its arrays do not fit together.
     """
-    if source == "kanjivg":
+    if str(source) == "kanjivg":
         return kanjivg()
     path = Path(source)
     if path.suffix != ".npz":
@@ -144,7 +156,7 @@ def load(source: str | Path) -> StrokeSet:
             quantum = file["quantum"] if "quantum" in file.files else np.float64(0)
     except StrokeFileError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error, KeyError) as error:  # type: ignore[attr-defined]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise StrokeFileError(f"{path}: cannot be read as .npz: {error}") from error
     return _checked(path, **arrays, quantum=quantum)
 

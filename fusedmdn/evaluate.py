@@ -40,7 +40,7 @@ def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Eval
     """Teacher-forced evaluation of every sequence, dequantised by fixed noise.
 
     Raises:
-        ValueError: no sequences.
+        ValueError: no sequences, or none with points.
     """
     if not len(data):
         raise ValueError("nothing to evaluate: the set holds no sequences")
@@ -70,6 +70,8 @@ def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Eval
         rows_seen += int(lengths.sum())
         points_seen += int(is_point.sum())
     model.train(training)
+    if not rows_seen:
+        raise ValueError(f"nothing to evaluate: the {len(data)} sequences have no points")
     return Evaluation(
         total.item() / rows_seen,
         total.item() / len(data),

@@ -20,6 +20,7 @@ CELL = 120  # pixels of a cell's side
 MARGIN = 0.12  # of the cell, on every side
 PEN = 0.028  # pen's width, of the cell
 SUPERSAMPLING = 4
+BAND = 480  # rows of pixels that are painted at a time
 GIF_FRAMES, GIF_HOLD = 60, 20  # frames of writing, and of looking at it; 50 ms each
 
 
@@ -75,18 +76,23 @@ def svg(sequences: Sequence[Strokes], columns: int | None = None) -> str:
 def image(sequences: Sequence[Strokes], columns: int | None = None) -> Any:
     """A Pillow image of one sequence, or of a grid. Needs the extra [render]."""
     page = lay_out(sequences, columns)
-    return _paint(page, page.polylines)
+    return _paint(page)
 
 
 def frames(sequences: Sequence[Strokes], columns: int | None = None) -> list[Any]:
     """Pillow images that write all sequences at once, the longest one in GIF_FRAMES frames. Needs [render]."""
     page = lay_out(sequences, columns)
+    Image, ImageDraw = pillow()
+    canvas = Image.new("L", (page.width * SUPERSAMPLING, page.height * SUPERSAMPLING))
+    pencil = ImageDraw.Draw(canvas)
     longest = max([start + len(line) for start, line in zip(page.starts, page.polylines, strict=True)], default=0)
-    images = []
+    images, before = [], 0
     for frame in range(1, GIF_FRAMES + 1):
         shown = math.ceil(longest * frame / GIF_FRAMES)
-        cut = [line[: max(0, shown - start)] for start, line in zip(page.starts, page.polylines, strict=True)]
-        images.append(_paint(page, [line for line in cut if len(line)]))
+        for start, line in zip(page.starts, page.polylines, strict=True):
+            _ink(pencil, line[max(0, before - start - 1) : max(0, shown - start)], page.pen)
+        images.append(_coloured(canvas))
+        before = shown
     return images
 
 
@@ -138,15 +144,33 @@ def _path(line: NDArray[np.float64]) -> str:
     return "M" + "L".join(points if len(points) > 1 else points * 2)  # a lone point is a dot, by the round cap
 
 
-def _paint(page: Drawing, polylines: list[NDArray[np.float64]]) -> Any:
+def _paint(page: Drawing) -> Any:
+    """The whole page, in bands, so that a large one does not need its supersampled size in memory."""
     Image, ImageDraw = pillow()
-    k = SUPERSAMPLING
-    canvas = Image.new("RGB", (page.width * k, page.height * k), PAPER)
-    pencil = ImageDraw.Draw(canvas)
-    radius = page.pen * k / 2
-    for line in polylines:
-        points = [(float(x) * k, float(y) * k) for x, y in line]
-        pencil.line(points, fill=INK, width=max(1, round(2 * radius)), joint="curve")
-        for x, y in points[:: max(1, len(points) - 1)]:  # round caps
-            pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=INK)
-    return canvas.resize((page.width, page.height), Image.Resampling.LANCZOS)
+    picture = Image.new("RGB", (page.width, page.height))
+    for top in range(0, page.height, BAND):
+        height = min(BAND, page.height - top)
+        canvas = Image.new("L", (page.width * SUPERSAMPLING, height * SUPERSAMPLING))
+        pencil = ImageDraw.Draw(canvas)
+        for line in page.polylines:
+            if line[:, 1].max() + page.pen > top and line[:, 1].min() - page.pen < top + height:
+                _ink(pencil, line - [0, top], page.pen)
+        picture.paste(_coloured(canvas), (0, top))
+    return picture
+
+
+def _ink(pencil: Any, line: NDArray[np.float64], pen: float) -> None:
+    """A polyline with round joints and ends, on a supersampled canvas."""
+    points = np.rint(line * SUPERSAMPLING).astype(int).tolist()
+    radius = max(1, round(pen * SUPERSAMPLING / 2))
+    if len(points) > 1:
+        pencil.line([tuple(p) for p in points], fill=255, width=2 * radius)
+    for x, y in points:
+        pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
+
+
+def _coloured(canvas: Any) -> Any:
+    """Ink on paper from the supersampled amount of ink."""
+    Image, _ = pillow()
+    amount = canvas.reduce(SUPERSAMPLING)
+    return Image.composite(Image.new("RGB", amount.size, INK), Image.new("RGB", amount.size, PAPER), amount)

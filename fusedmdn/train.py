@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import files
-from .batches import Batches
+from .batches import EVALUATION_SEED, Batches
 from .checkpoint import CONFIG, load_training, save_model
 from .dataset import StrokeSet
 from .evaluate import Evaluation, evaluate
@@ -95,13 +95,15 @@ class TrainOptions:
         for name in ("epochs", "batch_size", "patience", "validate_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("lr", "clip_norm"):
+        for name in ("lr", "clip_norm", "clip_gates", "clip_output"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {value}")
         for name in ("augment", "warmup"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
 
     @property
     def peak_lr(self) -> float:
@@ -170,7 +172,7 @@ class Trainer:
 
     def __init__(self, options: TrainOptions, data: StrokeSet, run: str | Path, device: Any = "cpu") -> None:
         run = Path(run)
-        if (run / "last" / CONFIG).exists():
+        if any((run / part / CONFIG).exists() for part in ("last", "best")):
             raise FileExistsError(f"{run} already holds a training run: resume it, or choose another directory")
         self._prepare(options, data, run, device)
         self.model = options.build(self.train_part).to(device)
@@ -193,7 +195,7 @@ class Trainer:
         self = cls.__new__(cls)
         self._prepare(TrainOptions(**progress["options"]), data, run, device)
         if progress["data"] != self._fingerprint():
-            raise ValueError(f"{run} was trained on other data: {progress['data']}, not {self._fingerprint()}")
+            raise ValueError(f"{run} was trained on other data (SHA-256 {progress['data']}, not {self._fingerprint()})")
         self.model = model
         self.optimizer = self._new_optimizer()
         names = [name for name, _ in model.named_parameters()]
@@ -206,7 +208,8 @@ class Trainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         torch.set_rng_state(tensors["rng"])
         self.step, self.since_best, self.skips = progress["step"], progress["since_best"], 0
-        self.best = math.inf if progress["best"] is None else progress["best"]
+        lost = progress["best"] is None or not (run / "best" / CONFIG).exists()
+        self.best = math.inf if lost else progress["best"]
         self._forget_metrics_after(self.step)
         return self
 
@@ -225,7 +228,7 @@ class Trainer:
         SIGINT and SIGTERM finish the step, save, and leave by SystemExit (130, 143).
 
         Raises:
-            TrainingDiverged: see there; RUN/last is the last good checkpoint.
+            TrainingDiverged: see there, or no validation was finite; RUN/last is the last good checkpoint.
         """
         per_epoch = len(self.batches)
         with _stopping() as stop, self._board() as board:
@@ -254,10 +257,14 @@ class Trainer:
                 if stop:
                     self.save()
                     raise SystemExit(128 + stop[0])
+        if math.isinf(self.best):
+            raise TrainingDiverged(
+                f"no validation gave a finite loss; {self.run_directory / 'last'} is the last that did"
+            )
 
     def save(self) -> None:
-        """Write RUN/last, unless the last steps were skipped: then it is better than what would replace it."""
-        if self.skips:
+        """Write RUN/last, unless the weights have just failed: then it is better than what would replace it."""
+        if self.skips or not self._predicts():
             return
         names = [name for name, _ in self.model.named_parameters()]
         tensors = {
@@ -275,9 +282,19 @@ class Trainer:
         }
         save_model(self.model, self.run_directory / "last", tensors, progress)
 
+    def _predicts(self) -> bool:
+        """The weights give a finite loss on some validation sequences."""
+        rows, lengths = next(self.validation_batches.sorted())
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            loss = self.model.nll(rows.to(self.device), lengths.to(self.device), reduction="sum")
+        self.model.train(training)
+        return bool(loss.isfinite())
+
     def _prepare(self, options: TrainOptions, data: StrokeSet, run: Path, device: Any) -> None:
         self.options, self.run_directory, self.device = options, run, torch.device(device)
-        self.train_part, self.validation_part = data.part("train"), data.part("validation")
+        self.train_part, self.validation_part = (data.part(p).without_empty() for p in ("train", "validation"))
         for name, part in (("train", self.train_part), ("validation", self.validation_part)):
             if not len(part):
                 raise ValueError(f"the {name} part of the data is empty ({len(data)} sequences in all)")
@@ -285,6 +302,7 @@ class Trainer:
         self.batches = Batches(
             self.train_part, options.pen, scale, options.batch_size, options.seed, augment=options.augment
         )
+        self.validation_batches = Batches(self.validation_part, options.pen, scale, 16, EVALUATION_SEED)
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         parameters = self.model.parameters()
@@ -308,9 +326,13 @@ class Trainer:
         bf16 = self.options.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             total = self.loss(rows, lengths)
-        # Bounds inside backpropagation are meant for a loss summed over the sequence, as Graves trained.
         count = int(lengths.sum())
-        (total / (len(lengths) if self.options.clips_inside else count)).backward()
+        if self.options.clips_inside:
+            # Graves's bounds are on the derivatives of one sequence's loss: each is clipped, then they are averaged.
+            total.backward()
+            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], len(lengths))
+        else:
+            (total / count).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.norm_bound)
         good = bool(total.isfinite()) and bool(norm.isfinite())
         if good:
@@ -334,12 +356,8 @@ class Trainer:
         self._log({"step": self.step, "validation": dataclasses.asdict(result), "best": self.best}, board)
         on_validation(self.step, result, better)
 
-    def _fingerprint(self) -> dict[str, int]:
-        return {
-            "sequences": len(self.train_part),
-            "points": len(self.train_part.points),
-            "validation_points": len(self.validation_part.points),
-        }
+    def _fingerprint(self) -> dict[str, str]:
+        return {"train": self.train_part.digest(), "validation": self.validation_part.digest()}
 
     def _log(self, line: dict[str, Any], board: Any) -> None:
         with open(self.run_directory / "metrics.jsonl", "a") as file:
@@ -369,7 +387,7 @@ class Trainer:
         except ModuleNotFoundError:
             yield None
             return
-        with SummaryWriter(str(self.run_directory / "tensorboard"), purge_step=self.step) as writer:
+        with SummaryWriter(str(self.run_directory / "tensorboard"), purge_step=self.step + 1) as writer:
             yield writer
 
 

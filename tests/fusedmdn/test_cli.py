@@ -64,6 +64,8 @@ def test_train_leaves_a_run(run):
 def test_train_does_not_overwrite_and_resumes(run):
     data = run.parent / "data.npz"
     assert "already holds a training run" in call("train", data, "--out", run, code=2)
+    refused = call("train", data, "--out", run, "--resume", "--epochs", 9, "--clip-norm", 3, code=2)
+    assert "--clip-norm, --epochs cannot be given again" in refused
     assert "best on validation" in call("train", data, "--out", run, "--resume", "--device", "cpu")
 
 
@@ -85,13 +87,43 @@ def test_sample_every_format(run, tmp_path, source):
         assert np.allclose(a.points[:5], b.points[:5], atol=1e-3)
 
 
-def test_sample_goes_on_from_a_prime(run, tmp_path):
+def test_train_options_arrive(tmp_path):
+    zigzags().save(tmp_path / "data.npz")
+    given = {
+        "hidden": 9, "layers": 2, "mixtures": 2, "pen": "bernoulli", "dropout": 0.25, "optimizer": "graves",
+        "lr": 0.003, "schedule": "constant", "warmup": 7, "epochs": 1, "batch-size": 40, "clip-norm": 2.0,
+        "clip-gates": 9.0, "clip-output": 90.0, "augment": 0.01, "precision": "bf16", "patience": 3,
+        "validate-every": 1, "checkpoint-every": 5, "log-every": 2, "seed": 11,
+    }  # fmt: skip
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    call("train", tmp_path / "data.npz", "--out", tmp_path / "run", "--skip", "--peephole", "--device", "cpu", *words)
+    saved = json.loads((tmp_path / "run/last/config.json").read_text())["progress"]["options"]
+    renamed = {"hidden": "hidden_size", "layers": "num_layers", "mixtures": "num_mixtures"}
+    expected = {renamed.get(k, k.replace("-", "_")): v for k, v in given.items()} | {"skip": True, "peephole": True}
+    assert saved == expected
+    config = FusedLSTMMDN.from_pretrained(tmp_path / "run").config()
+    shared = config.keys() & expected.keys()
+    assert len(shared) == 9
+    assert {k: config[k] for k in shared} == {k: expected[k] for k in shared}
+
+
+def test_progress_shows_speed_loss_and_gradient(run, tmp_path):
+    out = call("train", run.parent / "data.npz", "--out", tmp_path / "run", "--hidden", 8, "--epochs", 1)
+    assert re.search(r"[\d,]+ points/s [+-][\d.]+ nats/point [+-]\d+ nats/seq \|g\| [\d.]+", out)
+
+
+def test_sample_is_generate_and_its_options_arrive(run, tmp_path):
     data = run.parent / "data.npz"
-    call("sample", run, "--prime", data, "-n", 2, "--max-steps", 20, "--out", tmp_path / "x.npz")
-    first = load(data)[0]
-    for s in load(tmp_path / "x.npz"):
-        assert np.array_equal(s.points[: len(first)], first.points)
-        assert len(s) <= len(first) + 20
+    model, first = FusedLSTMMDN.from_pretrained(run), load(data)[0]
+    rows = torch.from_numpy(first.rows("categorical", model.scale)[:-1])
+    call("sample", run, "--prime", data, "-n", 5, "--max-steps", 20, "--seed", 4, "--bias", 0.5, "--temperature", 1.5,
+         "--columns", 5, "--device", "cpu", "--out", tmp_path / "x.npz", "--out", tmp_path / "x.png")  # fmt: skip
+    batch = model.generate(5, 20, seed=4, bias=0.5, temperature=1.5, prime=rows)
+    assert batch.lengths.sum() > 0
+    for got, drawn in zip(load(tmp_path / "x.npz"), batch, strict=True):
+        assert np.array_equal(got.points, np.concatenate([first.points, drawn.points]))
+    width, height = Image.open(tmp_path / "x.png").size
+    assert width == 5 * height
 
 
 def test_eval(run):
@@ -121,6 +153,9 @@ def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
         (["sample", "kanji", "--out", "x.svg", "--temperature", "0"], "temperature must be finite and > 0, got 0"),
         (["sample", "kanji", "--out", "x.svg", "--device", "warp9"], "device 'warp9' cannot be used"),
         (["sample", "kanji", "--out", "x.svg", "--prime", "no.npz"], "no.npz: cannot be read"),
+        (["sample", "kanji", "--out", "."], "the output ends in"),
+        (["train", "kanjivg", "--out", "run", "--seed", "-1"], "seed must be in [0, 2^63), got -1"),
+        (["eval", "e[/x]", "kanjivg"], "e[/x]: no config.json there"),
         (["train", "no.npz", "--out", "run"], "no.npz: cannot be read"),
         (["train", "kanjivg", "--out", "run", "--pen", "quill"], "pen must be one of"),
         (["train", "kanjivg", "--out", "run", "--resume"], "config.json: cannot be read"),

@@ -1,6 +1,7 @@
 """Stroke files: there and back, the embedded characters, the split that never moves, what is refused."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_continuous_data_is_kept_to_the_bit(tmp_path):
 
 def test_embedded_characters():
     characters = kanjivg()
-    assert len(characters) == 6703
+    assert len(characters) == len(load(Path("kanjivg"))) == 6703
     assert len(set(characters.labels)) == 6703
     assert characters.quantum == 0.25
     kanji = characters[characters.labels.index("木")]
@@ -124,6 +125,27 @@ def test_damaged_files_are_refused_by_name(tmp_path, damage):
         path.write_bytes({"empty": b"", "text": b"hello", "truncated": data[:-200], "flipped": bytes(flipped)}[damage])
     with pytest.raises(StrokeFileError, match=r"strokes\.npz"):
         load(path)
+
+
+def test_every_flipped_byte_is_refused_by_name_or_harmless(tmp_path):
+    path = tmp_path / "strokes.npz"
+    np.savez_compressed(path, **good())
+    data = path.read_bytes()
+    for k in range(len(data)):
+        for flip in (0x01, 0x80, 0xFF):
+            path.write_bytes(data[:k] + bytes([data[k] ^ flip]) + data[k + 1 :])
+            try:
+                load(path)
+            except StrokeFileError as error:
+                assert "strokes.npz" in str(error)
+
+
+def test_digest_and_without_empty():
+    one, other = Strokes(np.ones((2, 3)), "a"), Strokes(2 * np.ones((2, 3)) - [[0, 0, 1]], "a")
+    empty = Strokes(np.zeros((0, 3)), "b")
+    sets = [StrokeSet.of(s, q) for s, q in (([one], 0), ([other], 0), ([one, empty], 0), ([one], 0.5))]
+    assert len({s.digest() for s in sets}) == 4
+    assert sets[2].without_empty().digest() == sets[0].digest()
 
 
 def test_other_endings_are_refused():

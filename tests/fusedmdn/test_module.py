@@ -227,13 +227,17 @@ def test_clipping_options_reach_the_backward_pass():
     free = FusedLSTMMDN(3, 8, 1, 2)
     bound = FusedLSTMMDN(3, 8, 1, 2, clip_output=1e-3, clip_gates=1e-4)
     bound.load_state_dict(free.state_dict())
+    gates = FusedLSTMMDN(3, 8, 1, 2, clip_gates=1e-4)
+    gates.load_state_dict(free.state_dict())
     gradients = {}
-    for name, model in (("free", free), ("bound", bound)):
+    for name, model in (("free", free), ("bound", bound), ("gates", gates)):
         model.nll(x, reduction="batchmean").backward()
         gradients[name] = {k: p.grad.abs().max() for k, p in model.named_parameters()}
     assert gradients["free"]["head.bias"] > 1
     assert gradients["bound"]["head.bias"] <= 60 * 1e-3
-    assert gradients["bound"]["bias_hh_l0"] <= 60 * 1e-4
+    assert gradients["gates"]["head.bias"] == gradients["free"]["head.bias"]
+    assert gradients["free"]["bias_hh_l0"] > 1
+    assert 0 < gradients["gates"]["bias_hh_l0"] <= 60 * 1e-4
 
 
 def test_autocast_trains():

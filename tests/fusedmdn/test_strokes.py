@@ -118,6 +118,20 @@ def test_png_is_inked_where_the_pen_was(tmp_path):
     assert 0.01 < (image < 128).mean() < 0.2
 
 
+def test_painting_in_bands_changes_nothing(monkeypatch):
+    drawings = [SQUARE] * 7
+    whole = np.asarray(render.image(drawings))
+    monkeypatch.setattr(render, "BAND", 17)
+    assert np.array_equal(np.asarray(render.image(drawings)), whole)
+
+
+def test_last_frame_is_the_whole_drawing():
+    images = render.frames([SQUARE, Strokes.from_polylines([[(0, 0), (3, 4)]])])
+    whole = render.image([SQUARE, Strokes.from_polylines([[(0, 0), (3, 4)]])])
+    assert len(images) == render.GIF_FRAMES
+    assert np.abs(np.asarray(images[-1], int) - np.asarray(whole, int)).max() <= 2
+
+
 def test_gif_writes_little_by_little(tmp_path):
     render.draw([SQUARE, SQUARE], tmp_path / "x.gif")
     with Image.open(tmp_path / "x.gif") as gif:

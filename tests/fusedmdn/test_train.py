@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -236,8 +237,11 @@ def test_a_run_is_not_overwritten_and_not_resumed_on_other_data(tmp_path):
     Trainer(options(), zigzags(), tmp_path / "run")
     with pytest.raises(FileExistsError, match="already holds a training run"):
         Trainer(options(), zigzags(), tmp_path / "run")
-    with pytest.raises(ValueError, match="was trained on other data"):
-        Trainer.resume(zigzags(100), tmp_path / "run")
+    data = zigzags()
+    moved = StrokeSet(data.points * np.float32([2, 1, 1]), data.offsets, data.labels, data.quantum)
+    for other in (zigzags(100), moved):
+        with pytest.raises(ValueError, match="was trained on other data"):
+            Trainer.resume(other, tmp_path / "run")
     with pytest.raises(CheckpointError, match=r"nowhere/last/config\.json"):
         Trainer.resume(zigzags(), tmp_path / "nowhere")
 
@@ -255,8 +259,10 @@ def test_a_set_without_validation_part_is_refused(tmp_path):
         ({"pen": "quill"}, "pen must be one of bernoulli, categorical; got 'quill'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adam, graves; got 'sgd'"),
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
-        ({"lr": 0.0}, "lr must be > 0, got 0.0"),
-        ({"augment": -0.1}, "augment must be >= 0, got -0.1"),
+        ({"lr": 0.0}, "lr must be > 0 and finite, got 0.0"),
+        ({"augment": -0.1}, "augment must be >= 0 and finite, got -0.1"),
+        ({"augment": math.inf}, "augment must be >= 0 and finite, got inf"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^63\), got -1"),
     ],
 )
 def test_bad_options(change, message):
@@ -279,15 +285,99 @@ def test_clipping_by_norm_and_inside(tmp_path):
             assert 0 < trainer.model.head.bias.grad.abs().max() <= 1e-5 * 16 * 16
 
 
+def test_bounds_inside_are_on_one_sequence_s_derivatives(tmp_path):
+    """A batch clips as its sequences would one by one: the average of their clipped gradients."""
+    bounds = {"clip_output": 0.3, "clip_gates": 0.05, "dropout": 0.0}
+    trainer = Trainer(options(**bounds, batch_size=8, optimizer="graves"), zigzags(), tmp_path / "run")
+    batch = trainer.batches.order(0)[0]
+    rows, lengths = trainer.batches.collate(batch, 0)
+    expected = [torch.zeros_like(p) for p in trainer.model.parameters()]
+    free = [torch.zeros_like(p) for p in trainer.model.parameters()]
+    plain = options(**{**bounds, "clip_output": None, "clip_gates": None}).build(trainer.train_part)
+    plain.load_state_dict(trainer.model.state_dict())
+    for b in range(len(batch)):
+        for model, sums in ((trainer.model, expected), (plain, free)):
+            loss = model.nll(rows[: int(lengths[b]), b : b + 1], reduction="sum")
+            for s, g in zip(sums, torch.autograd.grad(loss, model.parameters()), strict=True):
+                s += g / len(batch)
+    trainer._train_step(0, batch)
+    for p, want, unclipped in zip(trainer.model.parameters(), expected, free, strict=True):
+        torch.testing.assert_close(p.grad, want, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(want, unclipped, rtol=1e-3)
+
+
+def test_options_do_what_they_say(tmp_path, monkeypatch):
+    """Each option changes the first steps; the rate rises, then falls as a cosine or stays."""
+    data, results = zigzags(), {}
+    changes = {
+        "plain": {}, "augment": {"augment": 0.3}, "graves": {"optimizer": "graves"}, "bf16": {"precision": "bf16"},
+        "lr": {"lr": 1e-2}, "clip": {"clip_norm": 1e-3}, "seed": {"seed": 1}, "dropout": {"dropout": 0.6},
+        "warmup": {"warmup": 50}, "schedule": {"schedule": "constant"},
+        "clip_gates": {"clip_gates": 1e-3, "clip_norm": 1.0}, "clip_output": {"clip_output": 1e-3, "clip_norm": 1.0},
+    }  # fmt: skip
+    for name, change in changes.items():
+        trainer = Trainer(options(**change), data, tmp_path / name)
+        run_until(trainer, 3)
+        results[name] = tuple(trainer.model.head.bias.tolist())
+    assert len(set(results.values())) == len(changes)
+    trainer = Trainer(options(warmup=5, lr=1.0), data, tmp_path / "rates")
+    rates = []
+    n = trainer.steps
+    for step in range(n):
+        trainer.step = step
+        rates.append(trainer._learning_rate())
+    assert rates[:5] == [pytest.approx((k + 1) / 5 * (1 + math.cos(math.pi * k / n)) / 2) for k in range(5)]
+    assert rates[n // 2] == pytest.approx(0.5)
+    assert rates[-1] < 0.02
+
+
+def test_empty_sequences_are_left_out_of_training(tmp_path):
+    sequences = [s if i % 2 else Strokes(np.zeros((0, 3)), s.label) for i, s in enumerate(zigzags())]
+    data = StrokeSet.of(sequences, 0.5)
+    trainer = Trainer(options(pen="bernoulli", epochs=1), data, tmp_path / "run")
+    trainer.run()
+    assert len(trainer.train_part) < len(data.part("train"))
+    with pytest.raises(ValueError, match="the 1 sequences have no points"):
+        evaluate(trainer.model, StrokeSet.of([sequences[0]]))
+
+
+def test_weights_that_fail_are_not_the_last_good_checkpoint(tmp_path):
+    """A step that blows the weights up is finite by the loss before it; what it leaves is not saved."""
+    data = zigzags()
+    trainer = Trainer(options(checkpoint_every=1, dropout=0.0), data, tmp_path / "run")
+    run_until(trainer, 3)
+    object.__setattr__(trainer.options, "lr", 1e30)
+    with pytest.raises(TrainingDiverged):
+        trainer.run()
+    again = Trainer.resume(data, tmp_path / "run")
+    assert again.step == 2  # killed before step 3 was saved
+    assert evaluate(again.model, data.part("validation")).nats_per_row < 100
+    hopeless = Trainer(options(epochs=1, lr=1e30, warmup=0), data, tmp_path / "hopeless")
+    with pytest.raises(TrainingDiverged, match="no validation gave a finite loss"):
+        hopeless.run()
+
+
+def test_a_lost_best_is_found_again(tmp_path):
+    trainer = Trainer(options(epochs=2), zigzags(), tmp_path / "run")
+    run_until(trainer, len(trainer.batches) + 1)
+    shutil.rmtree(tmp_path / "run" / "best")
+    Trainer.resume(zigzags(), tmp_path / "run").run()
+    assert FusedLSTMMDN.from_pretrained(tmp_path / "run" / "best")
+    shutil.rmtree(tmp_path / "run" / "last")
+    with pytest.raises(FileExistsError, match="already holds a training run"):
+        Trainer(options(), zigzags(), tmp_path / "run")
+
+
 def test_tensorboard_gets_the_curve(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    Trainer(options(epochs=1), zigzags(), tmp_path / "run").run()
+    run_until(Trainer(options(epochs=2, checkpoint_every=3), zigzags(), tmp_path / "run"), 8)
+    Trainer.resume(zigzags(), tmp_path / "run").run()
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     steps = [line for line in curve(tmp_path / "run") if "nats_per_row" in line]
     logged = events.Scalars("train/nats_per_row")
     assert [(e.step, pytest.approx(e.value)) for e in logged] == [(s["step"], s["nats_per_row"]) for s in steps]
-    assert events.Scalars("validation/sse")
+    assert [e.step for e in events.Scalars("validation/sse")] == [7, 14]
 
 
 def test_graves_rmsprop_is_the_papers():
@@ -328,15 +418,19 @@ def steps_logged(run):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_sigterm_saves_and_says_so(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_so(tmp_path, number):
     zigzags().save(tmp_path / "data.npz")
     run = tmp_path / "run"
     command = train_command(tmp_path / "data.npz", run, "--epochs", "100000", "--log-every", "1")
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     wait_for(lambda: steps_logged(run) > 3, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
     saved = json.loads((run / "last" / "config.json").read_text())["progress"]["step"]
+    assert f"stopped at step {saved} of" in out
+    assert "--resume" in out
     assert saved == max(line["step"] for line in curve(run))
 
 
@@ -357,7 +451,7 @@ def test_kill_9_at_random_moments_then_resume(tmp_path, kills):
         time.sleep(random.uniform(0, 0.03))
         process.kill()
         process.wait()
-        command = train_command(tmp_path / "data.npz", broken, *more, "--resume")
+        command = [*train_command(tmp_path / "data.npz", broken)[:9], "--resume"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     for part in ("last", "best"):
         digests = [json.loads((r / part / "config.json").read_text())["weights"] for r in (straight, broken)]

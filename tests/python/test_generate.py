@@ -320,6 +320,23 @@ def test_after_the_end_nothing_moves(backend):
         assert all(torch.equal(a, b) for a, b in zip(after, state, strict=True))
 
 
+def test_ended_sequences_stand_still_while_others_go_on(backend):
+    """The state of each is that of its own last step, as if it had been sampled alone."""
+    w = weights(5, 8, 15, dtype=torch.float64, device=backend)
+    w[-1][:3] = torch.tensor([1.0, 0.0, 0.0])
+    begin = {"I": 5, "H": 8, "seed": 2, "device": backend, "dtype": torch.float64}
+    _, lengths, state = ops.generate(w, start(12, **begin), 6, num_mixtures=2, pen="categorical")
+    assert 0 < int(state.done.sum()) < 12
+    for b in range(12):
+        steps = int(lengths[b]) + 1 if state.done[b] else 6
+        alone = ops.generate(w, start(1, first_index=b, **begin), steps, num_mixtures=2, pen="categorical")[2]
+        for name in ("h", "c", "row", "drawn", "done"):
+            one, many = getattr(alone, name), getattr(state, name)
+            torch.testing.assert_close(
+                one[:, 0] if one.dim() == 3 else one[0], many[:, b] if one.dim() == 3 else many[b]
+            )
+
+
 def test_float32_weights_in_other_dtypes(backend):
     w = weights(3, 8, 13, device=backend)
     for dtype, points_dtype in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
