@@ -164,7 +164,7 @@ def _ink(pencil: Any, line: NDArray[np.float64], pen: float) -> None:
     points = np.rint(line * SUPERSAMPLING).astype(int).tolist()
     radius = max(1, round(pen * SUPERSAMPLING / 2))
     if len(points) > 1:
-        pencil.line([tuple(p) for p in points], fill=255, width=2 * radius)
+        pencil.line([tuple(p) for p in points], fill=255, width=2 * radius + 1)
     for x, y in points:
         pencil.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
 
