@@ -15,7 +15,7 @@ from fusedmdn import FusedLSTMMDN, __version__
 from fusedmdn.cli import app
 from fusedmdn.dataset import load
 
-from .test_train import zigzags
+from .synthetic import zigzags
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
 

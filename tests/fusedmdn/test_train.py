@@ -1,4 +1,4 @@
-"""Training: it learns, resumes bit for bit, survives bad steps and signals; Graves's optimiser is his."""
+"""Training: it learns, resumes bit for bit, survives bad steps and signals."""
 
 import json
 import math
@@ -13,25 +13,12 @@ import pytest
 import torch
 
 from fusedmdn import FusedLSTMMDN, Strokes
-from fusedmdn.batches import Batches
 from fusedmdn.checkpoint import CheckpointError
 from fusedmdn.dataset import StrokeSet
 from fusedmdn.evaluate import evaluate
-from fusedmdn.optim import GravesRMSprop
 from fusedmdn.train import SKIPS_ALLOWED, Trainer, TrainingDiverged, TrainOptions
 
-
-def zigzags(n=120):
-    """Strokes that an LSTM predicts better than chance: alternating slopes on a grid of halves."""
-    random = np.random.default_rng(0)
-    sequences = []
-    for i in range(n):
-        length = int(random.integers(4, 16))
-        k = np.arange(length)
-        points = np.column_stack([np.full(length, 4.0), np.where(k % 2, 6.0, -6.0), k == length - 1])
-        points[:, :2] += random.integers(-1, 2, (length, 2)) / 2
-        sequences.append(Strokes(points, str(i)))
-    return StrokeSet.of(sequences, quantum=0.5)
+from .synthetic import zigzags
 
 
 def options(**changes):
@@ -114,73 +101,6 @@ def test_it_learns_and_keeps_the_best(tmp_path):
     assert reports[-1].rows == sum(len(data.part("train")[i]) + 1 for i in trainer._order[-1])
     for report, batch in zip(reports, trainer.batches.order(0), strict=False):
         assert report.nats_per_row * report.rows == pytest.approx(report.nats_per_sequence * len(batch))
-
-
-def test_evaluation_is_the_mean_negative_log_likelihood():
-    """By StrokeMixture, sequence by sequence, with the same fixed noise."""
-    data = zigzags(30)
-    for pen, I in (("bernoulli", 3), ("categorical", 5)):
-        model = FusedLSTMMDN(I, 8, 1, 2, pen=pen, batch_first=True)
-        model.scale = data.scale()
-        result = evaluate(model, data, batch_size=7)
-        batches = Batches(data, pen, model.scale, 1, 20_130_804)
-        nats = squared = pens = rows_seen = 0.0
-        for i in range(len(data)):
-            rows = batches.collate([i], 0).rows[:, 0]
-            mixture, _ = model(torch.cat([torch.zeros(1, I), rows[:-1]]))
-            nats -= mixture.log_prob(rows).sum().item()
-            n = len(data[i])
-            squared += (mixture.mean[:n, :2] - rows[:n, :2]).square().sum().item()
-            chance = mixture.pen_probs
-            state = rows[:, 2:]
-            pens -= torch.where(state > 0, chance, 1 - chance if pen == "bernoulli" else 1).log().sum().item()
-            rows_seen += len(rows)
-        assert result.rows == rows_seen
-        assert result.sequences == 30
-        assert result.nats_per_row == pytest.approx(nats / rows_seen, rel=1e-5)
-        assert result.nats_per_sequence == pytest.approx(nats / 30, rel=1e-5)
-        assert result.pen_nats_per_row == pytest.approx(pens / rows_seen, rel=1e-4)
-        assert result.sse == pytest.approx(squared / len(data.points), rel=1e-5)
-    with pytest.raises(ValueError, match="no sequences"):
-        evaluate(model, StrokeSet.of([]))
-
-
-def test_batches_are_whole_bucketed_and_repeatable():
-    data = zigzags()
-    batches = Batches(data, "categorical", data.scale(), 16, seed=3, augment=0.1)
-    for epoch in (0, 1):
-        order = batches.order(epoch)
-        assert sorted(i for batch in order for i in batch) == list(range(len(data)))
-        assert len(order) == len(batches)
-        spread = [np.ptp(data.lengths[batch]) for batch in order]
-        assert max(spread) <= 7  # against 11 of the whole set
-    assert batches.order(0) != batches.order(1)
-    a, b = batches.collate([3, 5, 9], 0), batches.collate([9, 3], 0)
-    assert torch.equal(a.rows[: int(a.lengths[0]), 0], b.rows[: int(b.lengths[1]), 1])  # whatever batch it is in
-    assert a.lengths.tolist() == [len(data[i]) + 1 for i in (3, 5, 9)]
-    assert not torch.equal(a.rows, batches.collate([3, 5, 9], 1).rows)
-    for k, i in enumerate((3, 5, 9)):
-        n = len(data[i])
-        assert a.rows[n, k].tolist() == [0, 0, 0, 0, 1]
-        assert not a.rows[n + 1 :, k].any()
-        assert torch.equal(a.rows[:n, k, 3], torch.from_numpy(data[i].points[:, 2]))
-
-
-def test_noise_is_half_a_quantum_either_way():
-    data = zigzags()
-    scale = data.scale()
-    batches = Batches(data, "bernoulli", scale, 16, seed=3)
-    noise = []
-    for i in range(len(data)):
-        rows = batches.collate([i], 0).rows[:, 0, :2].numpy() * np.float32(scale.std)
-        noise.append(rows - data[i].points[:, :2])
-    noise = np.concatenate(noise)
-    assert np.abs(noise).max() < 0.2501
-    assert np.abs(noise).max() > 0.24
-    assert abs(noise.mean()) < 0.01
-    continuous = StrokeSet(data.points, data.offsets, data.labels, quantum=0.0)
-    rows = Batches(continuous, "bernoulli", scale, 16, seed=3).collate([0], 0).rows[:, 0]
-    assert np.array_equal(rows.numpy(), data[0].rows("bernoulli", scale))
 
 
 def test_early_stop(tmp_path, monkeypatch):
@@ -378,26 +298,6 @@ def test_tensorboard_gets_the_curve(tmp_path):
     logged = events.Scalars("train/nats_per_row")
     assert [(e.step, pytest.approx(e.value)) for e in logged] == [(s["step"], s["nats_per_row"]) for s in steps]
     assert [e.step for e in events.Scalars("validation/sse")] == [7, 14]
-
-
-def test_graves_rmsprop_is_the_papers():
-    """Equations 38-45, one weight at a time, in plain Python."""
-    w = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
-    optimizer = GravesRMSprop([w], lr=1e-2)
-    expected, n, g, step = w.tolist(), [0.0] * 3, [0.0] * 3, [0.0] * 3
-    for k in range(20):
-        optimizer.zero_grad()
-        ((w - 3) ** 4 * torch.tensor([1.0, 1e-3, 10.0], dtype=torch.float64) * (1 + k % 3)).sum().backward()
-        for j, scale in enumerate((1.0, 1e-3, 10.0)):
-            e = 4 * (expected[j] - 3) ** 3 * scale * (1 + k % 3)
-            n[j] = 0.95 * n[j] + 0.05 * e * e
-            g[j] = 0.95 * g[j] + 0.05 * e
-            step[j] = 0.9 * step[j] - 1e-2 * e / math.sqrt(n[j] - g[j] ** 2 + 1e-4)
-            expected[j] += step[j]
-        optimizer.step()
-        assert w.tolist() == pytest.approx(expected, rel=1e-12)
-    with pytest.raises(ValueError, match="eps must be > 0, got 0"):
-        GravesRMSprop([w], eps=0)
 
 
 def train_command(data, run, *more):
