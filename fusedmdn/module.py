@@ -159,18 +159,22 @@ class FusedLSTMMDN(nn.Module):
         x, lengths, batched = self._time_first("input", input, lengths)
         if x.shape[-1] != self.input_size:
             raise ValueError(f"input: expected {self.input_size} features in the last dimension, got {tuple(x.shape)}")
+        rows = None
+        if target is not None:
+            if isinstance(target, PackedSequence) and not isinstance(input, PackedSequence):
+                raise ValueError("target: a PackedSequence needs a PackedSequence as input")
+            rows, its_lengths, _ = self._time_first("target", target, None)
+            if its_lengths is not None and lengths is not None and not torch.equal(its_lengths, lengths):
+                raise ValueError(f"target: expected the input's lengths {lengths.tolist()}, got {its_lengths.tolist()}")
+            expected = (*x.shape[:2], functional.ROW[self.pen])
+            if tuple(rows.shape) != expected:
+                raise ValueError(f"target: expected shape {expected} (T, B, row), got {tuple(rows.shape)}")
         raw, new_state = self.raw_output(x, state if batched else _batched(state), lengths)
         if not batched:
             new_state = tuple(v.squeeze(-2) for v in new_state)
-        if isinstance(target, PackedSequence) and not isinstance(input, PackedSequence):
-            raise ValueError("target: a PackedSequence needs a PackedSequence as input")
-        if target is None:
+        if rows is None:
             return StrokeMixture(self._laid_out(raw, batched), self.num_mixtures, self.pen, self.means), new_state
-        rows, target_lengths, _ = self._time_first("target", target, None)
-        if target_lengths is not None and lengths is not None and not torch.equal(target_lengths, lengths):
-            raise ValueError(f"target: expected the input's lengths {lengths.tolist()}, got {target_lengths.tolist()}")
-        nll = self._nll(raw, rows, lengths)
-        return self._laid_out(nll, batched), new_state
+        return self._laid_out(self._nll(raw, rows, lengths), batched), new_state
 
     @overload
     def nll(self, strokes: Tensor, lengths: Tensor | None = None, state: State | None = None,

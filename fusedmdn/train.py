@@ -194,8 +194,8 @@ class Trainer:
         model, tensors, progress = load_training(run / "last", device)
         self = cls.__new__(cls)
         self._prepare(TrainOptions(**progress["options"]), data, run, device)
-        if progress["data"] != self._fingerprint():
-            raise ValueError(f"{run} was trained on other data (SHA-256 {progress['data']}, not {self._fingerprint()})")
+        if progress["data"] != self.digests:
+            raise ValueError(f"{run} was trained on other data (SHA-256 {progress['data']}, not {self.digests})")
         self.model = model
         self.optimizer = self._new_optimizer()
         names = [name for name, _ in model.named_parameters()]
@@ -275,7 +275,7 @@ class Trainer:
         tensors["rng"] = torch.get_rng_state()
         progress = {
             "options": dataclasses.asdict(self.options),
-            "data": self._fingerprint(),
+            "data": self.digests,
             "step": self.step,
             "best": None if math.isinf(self.best) else self.best,
             "since_best": self.since_best,
@@ -298,6 +298,7 @@ class Trainer:
         for name, part in (("train", self.train_part), ("validation", self.validation_part)):
             if not len(part):
                 raise ValueError(f"the {name} part of the data is empty ({len(data)} sequences in all)")
+        self.digests = {"train": self.train_part.digest(), "validation": self.validation_part.digest()}
         scale = self.train_part.scale()
         self.batches = Batches(
             self.train_part, options.pen, scale, options.batch_size, options.seed, augment=options.augment
@@ -355,9 +356,6 @@ class Trainer:
             save_model(self.model, self.run_directory / "best")
         self._log({"step": self.step, "validation": dataclasses.asdict(result), "best": self.best}, board)
         on_validation(self.step, result, better)
-
-    def _fingerprint(self) -> dict[str, str]:
-        return {"train": self.train_part.digest(), "validation": self.validation_part.digest()}
 
     def _log(self, line: dict[str, Any], board: Any) -> None:
         with open(self.run_directory / "metrics.jsonl", "a") as file:
