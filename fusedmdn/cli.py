@@ -76,7 +76,9 @@ def _say(line: str) -> None:
 def info() -> None:
     """Versions, devices, and which backend runs each operator, and why."""
     _say(f"fusedmdn {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-    _say(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads")
+    isa = ops.cpu_isa()
+    kernels = f"kernels' instruction set {isa}" if isa else "no kernels"
+    _say(f"CPU: {platform.machine()}, {torch.get_num_threads()} threads, {kernels}")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     _say(f"CUDA devices: {', '.join(gpus) or 'none'}")
     table = Table("operator", "device", "backend", "why", title="backends")

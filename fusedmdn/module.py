@@ -343,15 +343,14 @@ class FusedLSTMMDN(nn.Module):
         x = x.to(self.head.weight.dtype)
         if lengths is not None:
             x = torch.where(ops.reference.alive(T, lengths), x, 0)  # NaN times zero is NaN in a matrix product
-        below = x
         outputs: list[Tensor] = []
         last: list[tuple[Tensor, Tensor]] = []
         for n in range(self.num_layers):
             weight_ih, weight_hh, bias_ih, bias_hh, *peephole = self._layer(n)
+            inputs = [x] if n == 0 or self.skip else []
             if n:
-                below = nn.functional.dropout(outputs[-1], self.dropout, self.training)
-                below = torch.cat([x.to(below.dtype), below], dim=-1) if self.skip else below
-            xw = nn.functional.linear(below, weight_ih, bias_ih + bias_hh)
+                inputs.append(nn.functional.dropout(outputs[-1], self.dropout, self.training))
+            xw = _project(inputs, weight_ih, bias_ih + bias_hh)
             out, state_n = ops.lstm(
                 xw,
                 weight_hh,
@@ -441,6 +440,22 @@ class FusedLSTMMDN(nn.Module):
             seed=_int64("seed", seed),
             first_index=_int64("first_index", first_index),
         )
+
+
+def _project(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """The inputs (T, B, ·) side by side times weight^T, plus bias: (T, B, 4H).
+
+    In float32 as a sum of products: a matrix of 403 columns has a slow gradient (59 GFLOP/s against 92 for 400 and 3,
+    on one core of an AMD EPYC with torch 2.13), and nothing is copied. In fewer bits it would round once more.
+    """
+    if len(inputs) == 1:
+        return nn.functional.linear(inputs[0], weight, bias)
+    first, second = inputs
+    if torch.promote_types(second.dtype, weight.dtype).itemsize < 4 or torch.is_autocast_enabled(weight.device.type):
+        return nn.functional.linear(torch.cat([first.to(second.dtype), second], dim=-1), weight, bias)
+    narrow, wide = weight.split([first.shape[-1], second.shape[-1]], dim=1)
+    out = nn.functional.linear(first.flatten(0, 1), narrow, bias)
+    return out.addmm_(second.flatten(0, 1), wide.t()).unflatten(0, first.shape[:2])
 
 
 def _batched(state: State | None) -> State | None:

@@ -5,6 +5,7 @@
 
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
+from ._cpu import isa as cpu_isa
 from .functional import GenerateState, generate, lstm, mdn_nll
 from .stream import normals, uniforms
 
@@ -12,6 +13,7 @@ __all__ = [
     "FallbackWarning",
     "GenerateState",
     "backend",
+    "cpu_isa",
     "generate",
     "lstm",
     "mdn_nll",

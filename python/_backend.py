@@ -1,6 +1,7 @@
-"""Which kernel runs an operator: by device, unless forced; never a silent fallback.
+"""Which kernel runs an operator: by device and dtype, unless forced; never a silent fallback.
 
-CUDA tensors run Triton, CPU tensors run C++, all else the reference. `register` fills the table, `kernel` reads it.
+CUDA tensors run Triton, CPU tensors run C++, all else the reference. float64 runs the reference everywhere, by design:
+it is there to check against. `register` fills the table, `kernel` reads it.
 """
 
 import contextlib
@@ -9,14 +10,20 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import torch
+
 from . import _cpu
 
 NATIVE = {"cpu": "cpu", "cuda": "triton"}
 BACKENDS = ("reference", "cpu", "triton")
+DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "triton": (torch.float32, torch.bfloat16, torch.float16),
+}
 
 _table: dict[str, dict[str, Callable[..., Any]]] = {}
 _forced: str | None = None  # of the process, not of a thread: autograd runs CUDA backward passes on threads of its own
-_warned: set[tuple[str, str]] = set()
+_warned: set[tuple[str, str, torch.dtype]] = set()
 
 
 class FallbackWarning(UserWarning):
@@ -58,41 +65,43 @@ def backend(name: str) -> Iterator[None]:
         _forced = before
 
 
-def kernel(operator: str, device: str) -> Callable[..., Any]:
-    """The function that runs `operator` on tensors of a device type.
+def kernel(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Callable[..., Any]:
+    """The function that runs `operator` on tensors of a device type and dtype.
 
     Raises RuntimeError if the forced backend has no such kernel, or if FUSEDMDN_REQUIRE_NATIVE=1 and a kernel that
-    exists cannot be loaded. Falling back to the reference warns once for each operator and device.
+    exists cannot be loaded. Falling back to the reference warns once for each operator, device and dtype.
     """
     if _forced is not None:
         function = _table[operator].get(_forced)
-        trouble = _trouble(_forced)
+        trouble = _trouble(_forced, dtype)
         if function is None or trouble:
             raise RuntimeError(
                 f"{operator} cannot run on the forced backend {_forced!r}: {trouble or 'no such kernel'}"
             )
         return function
-    chosen = choose(operator, device)
+    chosen = choose(operator, device, dtype)
     native = NATIVE.get(device)
     exists = native in _table[operator]
-    if chosen.backend == "reference" and (exists or device != "cpu") and (operator, device) not in _warned:
-        if exists and os.environ.get("FUSEDMDN_REQUIRE_NATIVE") == "1":
+    expected = dtype != torch.float64 and (exists or device != "cpu")
+    if chosen.backend == "reference" and expected and (operator, device, dtype) not in _warned:
+        loads = native is not None and _trouble(native) is None
+        if exists and not loads and os.environ.get("FUSEDMDN_REQUIRE_NATIVE") == "1":
             raise RuntimeError(f"FUSEDMDN_REQUIRE_NATIVE=1, but {operator} has no native kernel here: {chosen.reason}")
-        _warned.add((operator, device))
+        _warned.add((operator, device, dtype))
         warnings.warn(
             f"{operator} on {device} runs the PyTorch reference: {chosen.reason}", FallbackWarning, stacklevel=4
         )
     return _table[operator][chosen.backend]
 
 
-def choose(operator: str, device: str) -> Choice:
-    """What runs `operator` on a device type when nothing is forced."""
+def choose(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Choice:
+    """What runs `operator` on a device type and dtype when nothing is forced."""
     native = NATIVE.get(device)
     if native is None:
         return Choice(operator, device, "reference", f"there are no kernels for {device} devices")
     if native not in _table[operator]:
         return Choice(operator, device, "reference", f"this version has no {native} kernel")
-    trouble = _trouble(native)
+    trouble = _trouble(native, dtype)
     if trouble:
         return Choice(operator, device, "reference", trouble)
     return Choice(operator, device, native, "native kernel")
@@ -104,5 +113,10 @@ def report() -> list[Choice]:
     return [choose(op, device) for op in _table for device in NATIVE if device == "cpu" or op not in host_only]
 
 
-def _trouble(name: str) -> str | None:
-    return _cpu.problem() if name == "cpu" else None
+def _trouble(name: str, dtype: torch.dtype | None = None) -> str | None:
+    """Why a backend cannot run at all, or not in this dtype."""
+    problem = _cpu.problem() if name == "cpu" else None
+    if problem is None and dtype is not None and dtype not in DTYPES.get(name, (dtype,)):
+        names = " and ".join(str(d).removeprefix("torch.") for d in DTYPES[name])
+        return f"the {name} kernels take {names}, not {str(dtype).removeprefix('torch.')}"
+    return problem

@@ -1,14 +1,97 @@
-"""The bridge to the C++ extension: finds it, loads it once, checks pointers' owners before every call.
+"""The bridge to the C++ extension: finds it, loads it once, mirrors the structs of kernels/cpu/face.h.
 
 `library()` gives None where the extension cannot be loaded; `problem()` then says why.
 """
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
+import os
+from collections.abc import Iterator
+from typing import Any
 
-import torch
-from torch import Tensor
+_I32, _I64, _U64, _F32, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_float, ctypes.c_void_p
+
+
+def _fields(*groups: tuple[Any, str]) -> list[tuple[str, Any]]:
+    return [(name, kind) for kind, names in groups for name in names.split()]
+
+
+class Lstm(ctypes.Structure):
+    """fusedmdn_lstm."""
+
+    _fields_ = _fields(
+        (_I64, "T B H"),
+        (_I32, "bf16 threads"),
+        (_POINTER, "xw weight_hh h0 c0 peephole lengths h h_T c_T gates cells"),
+    )
+
+
+class LstmBackward(ctypes.Structure):
+    """fusedmdn_lstm_backward."""
+
+    _fields_ = _fields(
+        (_I64, "T B H"),
+        (_I32, "bf16 threads"),
+        (_F32, "clip"),
+        (_I32, "unused"),
+        (_POINTER, "grad_h"),
+        (_I64 * 2, "grad_h_strides"),
+        (_POINTER, "grad_h_T grad_c_T weight_hh c0 peephole lengths gates cells dxw dh0 dc0 dpeephole"),
+    )
+
+
+class Mdn(ctypes.Structure):
+    """fusedmdn_mdn."""
+
+    _fields_ = _fields(
+        (_I64, "T B M"),
+        (_I32, "bf16 categorical sigmoid_means threads"),
+        (_F32, "clip"),
+        (_I32, "unused"),
+        (_POINTER, "raw"),
+        (_I64 * 2, "raw_strides"),
+        (_POINTER, "target lengths grad nll draw dtarget"),
+    )
+
+
+class Network(ctypes.Structure):
+    """fusedmdn_network."""
+
+    _fields_ = _fields(
+        (_I64, "L H M"), (_I32, "categorical sigmoid_means skip peephole bf16 threads"), (_POINTER, "weights")
+    )
+
+
+class Generate(ctypes.Structure):
+    """fusedmdn_generate."""
+
+    _fields_ = _fields(
+        (_I64, "B steps prime_steps"),
+        (_U64, "seed first_index"),
+        (_I32, "threads unused"),
+        (_POINTER, "h c row drawn done bias temperature prime prime_lengths"),
+        (_POINTER, "points lengths h_out c_out row_out drawn_out done_out stop"),
+    )
+
+
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "fusedmdn_isa": (ctypes.c_char_p, [_I32]),
+    "fusedmdn_isa_in_use": (ctypes.c_char_p, []),
+    "fusedmdn_use_isa": (_I32, [ctypes.c_char_p]),
+    "fusedmdn_sizeof": (_I64, [_I32]),
+    "fusedmdn_run_lstm": (_I32, [ctypes.POINTER(Lstm)]),
+    "fusedmdn_run_lstm_backward": (_I32, [ctypes.POINTER(LstmBackward)]),
+    "fusedmdn_run_mdn_nll": (_I32, [ctypes.POINTER(Mdn)]),
+    "fusedmdn_run_mdn_nll_backward": (_I32, [ctypes.POINTER(Mdn)]),
+    "fusedmdn_pack": (_POINTER, [ctypes.POINTER(Network)]),
+    "fusedmdn_release": (None, [_POINTER]),
+    "fusedmdn_run_generate": (_I32, [_POINTER, ctypes.POINTER(Generate)]),
+    "fusedmdn_checksum": (_U64, [_POINTER, _POINTER, _I32, _I32]),
+    "fusedmdn_philox_fill": (ctypes.c_int, [_U64, _U64, _I64, _POINTER, _I64, ctypes.c_int, _POINTER]),
+    "fusedmdn_philox_block": (None, [_POINTER, _POINTER, _POINTER]),
+}
 
 
 @functools.cache
@@ -16,15 +99,19 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     spec = importlib.util.find_spec("fusedmdn._cpu")
     if spec is None or spec.origin is None:
         return None, "the extension fusedmdn._cpu was not built (no C++17 compiler when the package was installed?)"
-    pointer, i64, u64 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
     try:
         lib = ctypes.CDLL(spec.origin)
-        lib.fusedmdn_philox_fill.argtypes = [u64, u64, i64, pointer, i64, ctypes.c_int, pointer]
-        lib.fusedmdn_philox_fill.restype = ctypes.c_int
-        lib.fusedmdn_philox_block.argtypes = [pointer, pointer, pointer]
-        lib.fusedmdn_philox_block.restype = None
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         return None, f"{spec.origin} cannot be used: {error}"
+    for k, struct in enumerate((Lstm, LstmBackward, Mdn, Network, Generate)):
+        if lib.fusedmdn_sizeof(k) != ctypes.sizeof(struct):
+            return None, f"{spec.origin} cannot be used: it was built from other sources ({struct.__name__} differs)"
+    wanted = os.environ.get("FUSEDMDN_CPU_ISA")
+    if wanted and lib.fusedmdn_use_isa(wanted.encode()):
+        return None, f"FUSEDMDN_CPU_ISA={wanted}: this processor and build have {', '.join(_supported(lib))}"
     return lib, None
 
 
@@ -38,16 +125,35 @@ def problem() -> str | None:
     return _load()[1]
 
 
-def philox_fill(
-    seed: int, first_index: int, count: int, first_step: Tensor | None, steps: int, normals: bool
-) -> Tensor:
-    """kernels/cpu/philox.cpp; arguments as `stream.uniforms`, already checked there."""
-    out = torch.empty(count, steps, 2 if normals else 4, dtype=torch.float32, device="cpu")
+def _supported(lib: ctypes.CDLL) -> list[str]:
+    names: list[str] = []
+    while name := lib.fusedmdn_isa(len(names)):
+        names.append(name.decode())
+    return names
+
+
+def isas() -> list[str]:
+    """The instruction sets that this processor and this build have, best first; none without the extension."""
     lib = library()
-    assert lib is not None
-    start = None if first_step is None else first_step.data_ptr()
-    mask = (1 << 64) - 1
-    code = lib.fusedmdn_philox_fill(seed & mask, first_index & mask, count, start, steps, int(normals), out.data_ptr())
-    if code:
-        raise ValueError(f"philox_fill refused {count=}, {steps=}, {first_step=}")
-    return out
+    return [] if lib is None else _supported(lib)
+
+
+def isa() -> str | None:
+    """The instruction set in use, or None without the extension."""
+    lib = library()
+    return None if lib is None else lib.fusedmdn_isa_in_use().decode()
+
+
+@contextlib.contextmanager
+def forced_isa(name: str) -> Iterator[None]:
+    """Run the kernels of another instruction set, in the whole process; for tests and comparisons.
+
+    Raises ValueError if this processor or build does not have it.
+    """
+    lib, before = library(), isa()
+    if lib is None or before is None or lib.fusedmdn_use_isa(name.encode()):
+        raise ValueError(f"instruction set {name!r}: this processor and build have {', '.join(isas()) or 'none'}")
+    try:
+        yield
+    finally:
+        lib.fusedmdn_use_isa(before.encode())

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import cpu, reference
 from ._backend import kernel, register
 from .reference import accumulate, alive
 
 
 def _operator(name: str, schema: str) -> torch.library.CustomOpDef:
-    """Define fusedmdn::name, run by the backend of its first tensor's device; the reference is its default."""
+    """Define fusedmdn::name, run by the backend of its first large tensor's device and dtype."""
     register(name, "reference")(getattr(reference, name))
+    register(name, "cpu")(getattr(cpu, name))
 
     def run(*args: Any) -> Any:
-        first = args[0][0] if isinstance(args[0], (list, tuple)) else args[0]
-        device = first.device.type
+        like = args[1] if name == "mdn_nll_backward" else args[0]
+        like = like[0] if isinstance(like, (list, tuple)) else like
+        device = like.device.type
         with torch.autocast(device, enabled=False):  # an operator's dtypes are those of its arguments
-            return kernel(name, device)(*args)
+            return kernel(name, device, like.dtype)(*args)
 
     return torch.library.custom_op(f"fusedmdn::{name}", run, mutates_args=(), schema=schema)
 
@@ -99,11 +101,11 @@ def _lstm_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
     dweight = None
     if ctx.needs_input_grad[1]:
-        start = h0.to(h.dtype)[None]
+        start = h0.to(h.dtype)
         if lengths is not None:  # the state of an empty sequence is never read, so it may hold anything
-            start = torch.where(alive(1, lengths), start, 0)
-        h_prev = torch.cat([start, h])[: h.shape[0]]
-        dweight = dz.flatten(0, 1).t() @ h_prev.flatten(0, 1)
+            start = torch.where(alive(1, lengths)[0], start, 0)
+        dweight = dz[1:].flatten(0, 1).t() @ h[: len(h) - 1].flatten(0, 1)
+        dweight = torch.addmm(dweight, dz[0].t(), start) if len(h) else dweight
     dpeephole = None if peephole is None else dpeephole.to(peephole.dtype)
     return dz, dweight, dh0.to(h0.dtype), dc0.to(c0.dtype), dpeephole, None, None, None
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _library
+from ._checks import check_lengths, expect_shape
 from .reference import PEN_LOGITS
 
 ROW = {"bernoulli": 3, "categorical": 5}
@@ -58,18 +59,18 @@ def lstm(
     if xw.dim() != 3 or xw.shape[2] % 4:
         raise ValueError(f"xw: expected shape (T, B, 4H), got {tuple(xw.shape)}")
     T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
-    _expect("weight_hh", weight_hh, 4 * H, H)
+    expect_shape("weight_hh", weight_hh, 4 * H, H)
     if state is None:
         h0, c0 = xw.new_zeros(B, H), xw.new_zeros(B, H, dtype=_library.accumulate(xw.dtype))
     else:
         h0, c0 = state
-    _expect("h0", h0, B, H)
-    _expect("c0", c0, B, H)
+    expect_shape("h0", h0, B, H)
+    expect_shape("c0", c0, B, H)
     for name, value in (("weight_hh", weight_hh), ("h0", h0)):
         if value.dtype != xw.dtype and not _autocast_unifies(value, xw):
             raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
     if peephole is not None:
-        _expect("peephole", peephole, 3, H)
+        expect_shape("peephole", peephole, 3, H)
     lengths = check_lengths(lengths, T, B)
     _check_clip(clip)
     given = (xw, weight_hh, h0, c0, peephole)
@@ -111,8 +112,8 @@ def mdn_nll(
     if raw.dim() != 3:
         raise ValueError(f"raw: expected shape (T, B, {PEN_LOGITS[pen] + 6 * num_mixtures}), got {tuple(raw.shape)}")
     T, B = raw.shape[:2]
-    _expect("raw", raw, T, B, PEN_LOGITS[pen] + 6 * num_mixtures)
-    _expect("target", target, T, B, ROW[pen])
+    expect_shape("raw", raw, T, B, PEN_LOGITS[pen] + 6 * num_mixtures)
+    expect_shape("target", target, T, B, ROW[pen])
     lengths = check_lengths(lengths, T, B)
     _check_clip(clip)
     return _library.mdn_nll(raw, target, lengths, pen, num_mixtures, means, clip)
@@ -166,17 +167,17 @@ def generate(
     if state.h.dim() != 3 or state.h.shape[1] != B:
         raise ValueError(f"state.h: expected shape (L, {B}, H), got {tuple(state.h.shape)}")
     _check_weights(weights, state.h.shape[0], state.h.shape[2], num_mixtures, pen, skip, peephole)
-    _expect("state.row", state.row, B, ROW[pen])
-    _expect("state.c", state.c, *state.h.shape)
-    _expect("state.drawn", state.drawn, B)
-    _expect("state.done", state.done, B)
+    expect_shape("state.row", state.row, B, ROW[pen])
+    expect_shape("state.c", state.c, *state.h.shape)
+    expect_shape("state.drawn", state.drawn, B)
+    expect_shape("state.done", state.done, B)
     device = state.row.device
     b = _per_sequence("bias", bias, B, device, 0.0, inclusive=True)
     tau = _per_sequence("temperature", temperature, B, device, 0.0, inclusive=False)
     if prime is not None:
         if prime.dim() != 3:
             raise ValueError(f"prime: expected shape ({B}, Tp, {ROW[pen]}), got {tuple(prime.shape)}")
-        _expect("prime", prime, B, prime.shape[1], ROW[pen])
+        expect_shape("prime", prime, B, prime.shape[1], ROW[pen])
         prime_lengths = check_lengths(prime_lengths, prime.shape[1], B, "prime_lengths")
     elif prime_lengths is not None:
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
@@ -210,21 +211,6 @@ def check_options(pen: str, means: str, num_mixtures: int) -> None:
         raise ValueError(f"num_mixtures must be >= 1, got {num_mixtures}")
 
 
-def check_lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths") -> Tensor | None:
-    """Lengths as int64, or None; raises ValueError for a wrong shape or dtype or, on the CPU, a value out of [0, T]."""
-    if lengths is None:
-        return None
-    _expect(name, lengths, B)
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise ValueError(f"{name}: expected integers, got {lengths.dtype}")
-    # A look at the values would stop a graph's capture, and make a GPU wait.
-    if B and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 0 or high > T:
-            raise ValueError(f"{name}: expected values in [0, {T}], got {low} to {high}")
-    return lengths.to(torch.int64)
-
-
 def _check_weights(
     weights: Sequence[Tensor], L: int, H: int, num_mixtures: int, pen: str, skip: bool, peephole: bool
 ) -> None:
@@ -239,16 +225,11 @@ def _check_weights(
         raise ValueError(f"expected {len(expected)} weights for {L} layers, got {len(weights)}")
     like = weights[0]
     for k, (weight, (name, shape)) in enumerate(zip(weights, expected, strict=True)):
-        _expect(f"weights[{k}] ({name})", weight, *shape)
+        expect_shape(f"weights[{k}] ({name})", weight, *shape)
         if weight.dtype != like.dtype or weight.device != like.device:
             raise ValueError(
                 f"weights[{k}] ({name}): expected {like.dtype} on {like.device}, got {weight.dtype} on {weight.device}"
             )
-
-
-def _expect(name: str, tensor: Tensor, *shape: int) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
 def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
@@ -270,7 +251,7 @@ def _per_sequence(
     """A number or (B) numbers as a float32 tensor; a GPU's values are not looked at, as in `check_lengths`."""
     tensor = torch.as_tensor(value, dtype=torch.float32, device=value.device if isinstance(value, Tensor) else "cpu")
     if tensor.dim():
-        _expect(name, tensor, B)
+        expect_shape(name, tensor, B)
     if tensor.device.type == "cpu" and not torch.compiler.is_compiling():
         good = (tensor >= low) if inclusive else (tensor > low)
         if not bool((good & tensor.isfinite()).all()):

@@ -16,8 +16,6 @@ from ._backend import kernel, register
 
 STEP_LIMIT = 1 << 32
 
-register("philox_fill", "cpu")(_cpu.philox_fill)
-
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Tensor:
     """Philox4x32-10 of a counter and a key of 32-bit words in int64, broadcast together: (..., 4) words."""
@@ -105,3 +103,19 @@ def as_64_bits(name: str, value: SupportsIndex) -> int:
     if not -(1 << 63) <= integer < 1 << 64:
         raise ValueError(f"{name} must fit in 64 bits, got {integer}")
     return (integer + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+@register("philox_fill", "cpu")
+def _philox_fill_on_cpu(
+    seed: int, first_index: int, count: int, first_step: Tensor | None, steps: int, normals: bool
+) -> Tensor:
+    """kernels/cpu/philox.cpp; arguments as `uniforms`, already checked there."""
+    out = torch.empty(count, steps, 2 if normals else 4, dtype=torch.float32, device="cpu")
+    lib = _cpu.library()
+    assert lib is not None
+    start = None if first_step is None else first_step.data_ptr()
+    mask = (1 << 64) - 1
+    code = lib.fusedmdn_philox_fill(seed & mask, first_index & mask, count, start, steps, int(normals), out.data_ptr())
+    if code:
+        raise ValueError(f"philox_fill refused {count=}, {steps=}, {first_step=}")
+    return out

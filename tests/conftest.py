@@ -12,17 +12,38 @@ settings.register_profile("fusedmdn", deadline=None, derandomize=True, print_blo
 settings.load_profile("fusedmdn")
 
 ROOT = Path(__file__).parent.parent
-BACKENDS = ["reference", "cuda"] if torch.cuda.is_available() else ["reference"]
+BACKENDS = ["reference", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class Device(str):
+    """A device's name, with the dtype in which a test compares values on it: float64 where the reference runs."""
+
+    dtype: torch.dtype
+
+    def __new__(cls, name, dtype):
+        device = super().__new__(cls, name)
+        device.dtype = dtype
+        return device
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """The device whose tensors a test uses: "reference" forces that backend on the CPU, "cuda" runs what a GPU runs."""
+    """The device whose tensors a test uses; "reference" and "cpu" (C++) are forced there, "cuda" is as it comes."""
     if request.param == "cuda":
-        yield "cuda"
+        yield Device("cuda", torch.float32)
         return
     with ops.backend(request.param):
-        yield "cpu"
+        yield Device("cpu", torch.float64 if request.param == "reference" else torch.float32)
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name != "cpu"])
+def float64_backend(request):
+    """As `backend`, for what needs float64: finite differences. Kernels are compared with the reference elsewhere."""
+    if request.param == "cuda":
+        yield Device("cuda", torch.float64)
+        return
+    with ops.backend(request.param):
+        yield Device("cpu", torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -49,4 +70,8 @@ WITH_BACKEND = pytest.StashKey[int]()
 
 
 def pytest_collection_finish(session):
-    session.config.stash[WITH_BACKEND] = sum("backend" in item.fixturenames for item in session.items)
+    session.config.stash[WITH_BACKEND] = sum(
+        item.callspec.params.get("backend", item.callspec.params.get("float64_backend")) == "reference"
+        for item in session.items
+        if hasattr(item, "callspec")
+    )

@@ -1,10 +1,7 @@
 #include "philox.h"
 
-#if defined(_WIN32)
-#define FUSEDMDN_API extern "C" __declspec(dllexport)
-#else
-#define FUSEDMDN_API extern "C" __attribute__((visibility("default")))
-#endif
+#include "face.h"
+
 
 // One block of any key and counter, as Random123's known answers give them: key[2], counter[4] -> out[4].
 FUSEDMDN_API void fusedmdn_philox_block(const std::uint32_t* key, const std::uint32_t* counter, std::uint32_t* out) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 namespace fusedmdn {
+namespace {
 
 struct Words {
     std::uint32_t w[4];
@@ -40,4 +41,5 @@ inline void box_muller(float u2, float u3, float& n1, float& n2) {
     n2 = radius * std::sin(angle);
 }
 
+}  // namespace
 }  // namespace fusedmdn

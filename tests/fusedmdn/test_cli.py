@@ -5,6 +5,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 
+import fusedmdn.ops as ops
 import numpy as np
 import pytest
 import torch
@@ -48,8 +49,10 @@ def test_help_names_every_command():
 def test_info():
     out = call("info")
     assert f"fusedmdn {__version__}, torch {torch.__version__}" in out
-    assert re.search(r"philox_fill\s.*cpu\s.*cpu\s.*native kernel", out)
-    assert re.search(r"lstm\s.*cpu\s.*reference\s.*this version has no cpu kernel", out)
+    assert f"instruction set {ops.cpu_isa()}" in out
+    for operator in ("philox_fill", "lstm", "lstm_backward", "mdn_nll", "mdn_nll_backward", "generate"):
+        assert re.search(rf"{operator}\s.*cpu\s.*cpu\s.*native kernel", out)
+    assert re.search(r"lstm\s.*cuda\s.*reference\s.*this version has no triton kernel", out)
 
 
 def test_train_leaves_a_run(run):

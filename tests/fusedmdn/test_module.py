@@ -145,8 +145,8 @@ def test_sums_accumulate_in_float64(monkeypatch):
 def test_truncated_backpropagation(backend, pen):
     """Pieces with the state carried over equal the whole, gradients through the state included."""
     I = 3 if pen == "bernoulli" else 5
-    model = FusedLSTMMDN(I, 8, 2, 3, pen=pen, skip=True, peephole=True, device=backend).double()
-    x, lengths = strokes(9, 3, pen, torch.float64).to(backend), torch.tensor([9, 5, 2], device=backend)
+    model = FusedLSTMMDN(I, 8, 2, 3, pen=pen, skip=True, peephole=True, device=backend, dtype=backend.dtype)
+    x, lengths = strokes(9, 3, pen, backend.dtype).to(backend), torch.tensor([9, 5, 2], device=backend)
     whole, end = model.nll(x, lengths, reduction="sum", return_state=True)
     total, state = 0, None
     for k in (0, 4, 7):
@@ -317,18 +317,18 @@ def test_generate_bias_and_temperature_per_sequence():
 def test_every_option_reaches_the_operators(backend, pen):
     I = 3 if pen == "bernoulli" else 5
     options = {"pen": pen, "means": "sigmoid", "skip": True, "peephole": True}
-    model = FusedLSTMMDN(I, 8, 2, 3, **options, device=backend).double()
-    x, lengths = strokes(5, 4, pen, torch.float64).to(backend), torch.tensor([5, 0, 2, 3], device=backend)
+    model = FusedLSTMMDN(I, 8, 2, 3, **options, device=backend, dtype=backend.dtype)
+    x, lengths = strokes(5, 4, pen, backend.dtype).to(backend), torch.tensor([5, 0, 2, 3], device=backend)
     bias, tau = torch.tensor([0.0, 0.5, 1.0, 2.0]), torch.tensor([1.0, 0.5, 2.0, 0.7])
     prime = x.transpose(0, 1)
     drawn = model.generate(
         4, 6, seed=-3, first_index=(1 << 40) + 5, bias=bias, temperature=tau, prime=prime, prime_lengths=lengths.cpu()
     )
-    zeros = torch.zeros(2, 4, 8, dtype=torch.float64, device=backend)
+    zeros = torch.zeros(2, 4, 8, dtype=backend.dtype, device=backend)
     state = ops.GenerateState(
         zeros,
         zeros,
-        torch.zeros(4, I, dtype=torch.float64, device=backend),
+        torch.zeros(4, I, dtype=backend.dtype, device=backend),
         torch.zeros(4, dtype=torch.int64, device=backend),
         torch.zeros(4, dtype=torch.bool, device=backend),
         torch.tensor(-3),

@@ -1,5 +1,6 @@
 """Which backend runs, and that falling back is never silent."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -55,7 +56,7 @@ def test_extension_without_its_functions_is_a_problem(tmp_path, monkeypatch):
     library, problem = _cpu._load.__wrapped__()
     assert library is None
     assert str(path) in problem
-    assert "fusedmdn_philox_fill" in problem
+    assert "fusedmdn_isa" in problem
 
 
 def test_other_devices_fall_back_with_a_warning(monkeypatch):
@@ -73,6 +74,38 @@ def test_forced_backend_without_a_kernel_is_an_error():
         ops.backend("cudnn"),
     ):
         pass
+
+
+def test_a_dtype_without_kernels_is_named(monkeypatch):
+    monkeypatch.setattr(_backend, "_warned", set())
+    xw, weight_hh = torch.zeros(2, 1, 8, dtype=torch.float16), torch.zeros(8, 2, dtype=torch.float16)
+    message = "lstm on cpu .* the cpu kernels take float32 and bfloat16, not float16"
+    with pytest.warns(ops.FallbackWarning, match=message):
+        ops.lstm(xw, weight_hh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ops.lstm(xw.double(), weight_hh.double())  # the reference's own dtype, not a fallback
+    with ops.backend("cpu"), pytest.raises(RuntimeError, match="not float64"):
+        ops.lstm(xw.double(), weight_hh.double())
+
+
+def test_instruction_set_can_be_forced():
+    """From the environment for a process, and one the machine has not is named with those that it has."""
+    code = "import fusedmdn.ops as ops; print(ops.cpu_isa(), ops.report()[0].reason)"
+
+    def run(isa):
+        env = os.environ | {"FUSEDMDN_CPU_ISA": isa}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    for isa in _cpu.isas():
+        assert run(isa).startswith(isa)
+    assert f"FUSEDMDN_CPU_ISA=mmx: this processor and build have {', '.join(_cpu.isas())}" in run("mmx")
+    with (
+        pytest.raises(ValueError, match="instruction set 'mmx': this processor and build have"),
+        _cpu.forced_isa("mmx"),
+    ):
+        pass
+    assert _cpu.isa() == _cpu.isas()[0]
 
 
 def test_report_covers_every_operator():

@@ -215,8 +215,8 @@ def test_equals_teacher_forcing_on_its_own_output(backend, pen, skip, peephole, 
     """Row t is the draw from the network's output for rows before t, by the same uniforms."""
     M, H, B, T = 4, 8, 5, 12
     I, P = (3, 1) if pen == "bernoulli" else (5, 3)
-    w = weights(I, H, P + 6 * M, L, skip, peephole, torch.float64, backend)
-    state = start(B, I, H, L, seed=9, first_index=100, device=backend, dtype=torch.float64)
+    w = weights(I, H, P + 6 * M, L, skip, peephole, backend.dtype, backend)
+    state = start(B, I, H, L, seed=9, first_index=100, device=backend, dtype=backend.dtype)
     options = {"num_mixtures": M, "pen": pen, "skip": skip, "peephole": peephole}
     points, lengths, _ = ops.generate(w, state, T, **options)
     x = torch.cat([torch.zeros_like(points[:1]), points[:-1]])
@@ -263,9 +263,9 @@ def test_inputs_are_left_alone(backend):
 
 def test_a_sequence_depends_on_its_index_alone(backend):
     """float64, since the reference's matrix products may round otherwise for another batch."""
-    w = weights(3, 8, 13, dtype=torch.float64, device=backend)
+    w = weights(3, 8, 13, dtype=backend.dtype, device=backend)
     options = {"num_mixtures": 2}
-    begin = {"I": 3, "H": 8, "device": backend, "dtype": torch.float64, "seed": -1}
+    begin = {"I": 3, "H": 8, "device": backend, "dtype": backend.dtype, "seed": -1}
     many, _, _ = ops.generate(w, start(9, first_index=40, **begin), 15, **options)
     few, _, _ = ops.generate(w, start(2, first_index=44, **begin), 15, **options)
     torch.testing.assert_close(few, many[:, 4:6])
@@ -275,10 +275,10 @@ def test_a_sequence_depends_on_its_index_alone(backend):
 def test_a_prime_is_read_and_not_written(backend, lengths):
     """Priming gives the state that feeding the prime by hand gives; its padding may hold anything."""
     M, H, B = 2, 8, 3
-    w = weights(3, H, 13, 2, True, True, torch.float64, backend)
-    prime = torch.randn(B, 4, 3, dtype=torch.float64, device=backend)
+    w = weights(3, H, 13, 2, True, True, backend.dtype, backend)
+    prime = torch.randn(B, 4, 3, dtype=backend.dtype, device=backend)
     options = {"num_mixtures": M, "skip": True, "peephole": True}
-    begin = {"I": 3, "H": H, "L": 2, "seed": 4, "device": backend, "dtype": torch.float64}
+    begin = {"I": 3, "H": H, "L": 2, "seed": 4, "device": backend, "dtype": backend.dtype}
     given = None if lengths is None else torch.tensor(lengths, device=backend)
     for b, n in enumerate(lengths or []):
         prime[b, n:] = math.nan
@@ -286,7 +286,7 @@ def test_a_prime_is_read_and_not_written(backend, lengths):
     assert (state.drawn == 6).all()
     for b in range(B):
         n = 4 if lengths is None else lengths[b]
-        h, c, row = [], [], torch.zeros(1, 3, dtype=torch.float64, device=backend)
+        h, c, row = [], [], torch.zeros(1, 3, dtype=backend.dtype, device=backend)
         x = torch.cat([row, prime[b, :n]])[:-1, None] if n else torch.zeros(0, 1, 3, dtype=row.dtype, device=backend)
         below = x
         for layer in range(2):
@@ -322,9 +322,9 @@ def test_after_the_end_nothing_moves(backend):
 
 def test_ended_sequences_stand_still_while_others_go_on(backend):
     """The state of each is that of its own last step, as if it had been sampled alone."""
-    w = weights(5, 8, 15, dtype=torch.float64, device=backend)
+    w = weights(5, 8, 15, dtype=backend.dtype, device=backend)
     w[-1][:3] = torch.tensor([1.0, 0.0, 0.0])
-    begin = {"I": 5, "H": 8, "seed": 2, "device": backend, "dtype": torch.float64}
+    begin = {"I": 5, "H": 8, "seed": 2, "device": backend, "dtype": backend.dtype}
     _, lengths, state = ops.generate(w, start(12, **begin), 6, num_mixtures=2, pen="categorical")
     assert 0 < int(state.done.sum()) < 12
     for b in range(12):
@@ -337,10 +337,12 @@ def test_ended_sequences_stand_still_while_others_go_on(backend):
             )
 
 
-def test_float32_weights_in_other_dtypes(backend):
-    w = weights(3, 8, 13, device=backend)
+def test_float32_weights_in_other_dtypes(float64_backend):
+    w = weights(3, 8, 13, device=float64_backend)
     for dtype, points_dtype in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
-        points, _, state = ops.generate([v.to(dtype) for v in w], start(4, 3, 8, device=backend), 5, num_mixtures=2)
+        points, _, state = ops.generate(
+            [v.to(dtype) for v in w], start(4, 3, 8, device=float64_backend), 5, num_mixtures=2
+        )
         assert (points.dtype, state.h.dtype, state.c.dtype) == (points_dtype, dtype, points_dtype)
         assert points.isfinite().all()
 
