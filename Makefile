@@ -1,6 +1,7 @@
 # make demo    sample from the shipped weights, train a small model from nothing, sample from that too
 # make test    all tests but the slow ones          make test-slow   those that take minutes
 # make check   ruff and mypy                        make weights     train the shipped weights again
+# make bench-cpu   measure against the peers on this machine's CPU, write docs/cpu.md
 # Each does its own set-up in .venv, once.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CPU_TORCH := torch==2.13.0
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 
-.PHONY: demo test test-slow check weights clean
+.PHONY: demo test test-slow check weights bench-cpu clean
 
 # A machine without an NVIDIA GPU gets torch's CPU build: a tenth of the download.
 .venv/.torch:
@@ -46,6 +47,14 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+.venv/.bench: .venv/.torch $(SOURCES)
+	$(BIN)/pip install -q -e '.[bench]'
+	@touch $@
+
+bench-cpu: .venv/.bench
+	$(BIN)/python -m bench.cpu
+	$(BIN)/python -m bench.report
 
 # About an hour on one core; then compare runs/kanji/best with fusedmdn/assets/kanji.
 weights: .venv/.demo

@@ -247,6 +247,7 @@ class FusedLSTMMDN(nn.Module):
         prime: Tensor | None = None,
         prime_lengths: Tensor | None = None,
         state: State | ops.GenerateState | None = None,
+        dtype: torch.dtype | None = None,
     ) -> StrokeBatch:
         """Sample n sequences of at most max_steps rows; sequence i depends on the seed and first_index + i alone.
 
@@ -260,6 +261,8 @@ class FusedLSTMMDN(nn.Module):
             prime: rows (n, Tp, I), or (Tp, I) for all, read before the first draw; not in the output.
             prime_lengths: (n) integers.
             state: (h, c) to start from, or a `GenerateState` to go on from (its seed and first_index hold).
+            dtype: of the weights while sampling, their own by default. torch.bfloat16 halves what a step reads; sums,
+                cell state and strokes stay float32.
 
         Raises:
             ValueError: a shape or option that does not fit.
@@ -284,6 +287,7 @@ class FusedLSTMMDN(nn.Module):
             temperature=temperature,
             prime=prime,
             prime_lengths=prime_lengths,
+            dtype=dtype,
         )
         return StrokeBatch(points.transpose(0, 1), lengths, new, self.scale)
 

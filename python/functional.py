@@ -133,6 +133,7 @@ def generate(
     temperature: float | Tensor | Sequence[float] = 1.0,
     prime: Tensor | None = None,
     prime_lengths: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor, GenerateState]:
     """Sample strokes, each row fed back as the next input. Not differentiable.
 
@@ -152,6 +153,7 @@ def generate(
         temperature: tau > 0; component logits divided by it, deviations multiplied by it; a number or (B).
         prime: (B, Tp, I), rows read after the state's last row and before the first draw; not in the output.
         prime_lengths: (B) integers in [0, Tp].
+        dtype: what the weights are rounded to, their own by default. Sums, cell state and points are float32 at least.
 
     Returns:
         points (steps, B, I), zero after a sequence's end; lengths (B), points drawn, the end row not counted; the state
@@ -181,10 +183,12 @@ def generate(
         prime_lengths = check_lengths(prime_lengths, prime.shape[1], B, "prime_lengths")
     elif prime_lengths is not None:
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
     seed = torch.stack([state.seed, state.first_index])
     with torch.no_grad():
         points, lengths, h, c, row, drawn, done = _library.generate(
-            list(weights),
+            [w if dtype is None else w.to(dtype) for w in weights],
             *state[:5],
             seed,
             steps,

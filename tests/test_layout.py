@@ -12,8 +12,8 @@ import pytest
 
 from .conftest import ROOT
 
-ORDER = ["kernels", "python", "fusedmdn"]  # each may import from those before it
-PACKAGE = {"kernels": "fusedmdn.kernels", "python": "fusedmdn.ops", "fusedmdn": "fusedmdn"}
+ORDER = ["kernels", "python", "fusedmdn", "bench"]  # each may import from those before it
+PACKAGE = {"kernels": "fusedmdn.kernels", "python": "fusedmdn.ops", "fusedmdn": "fusedmdn", "bench": "bench"}
 
 
 def imported(path, package):
@@ -31,7 +31,7 @@ def layer(name):
     for folder in ("kernels", "python"):
         if name == PACKAGE[folder] or name.startswith(PACKAGE[folder] + "."):
             return folder
-    return "fusedmdn" if name == "fusedmdn" or name.startswith("fusedmdn.") else None
+    return next((top for top in ("fusedmdn", "bench") if name == top or name.startswith(top + ".")), None)
 
 
 @pytest.mark.parametrize("folder", ORDER)
@@ -39,7 +39,8 @@ def test_imports_point_one_way(folder):
     files = sorted((ROOT / folder).rglob("*.py"))
     assert files
     for path in files:
-        for name in imported(path, PACKAGE[folder]):
+        package = ".".join([PACKAGE[folder], *path.parent.relative_to(ROOT / folder).parts])
+        for name in imported(path, package):
             found = layer(name)
             assert found is None or ORDER.index(found) <= ORDER.index(folder), f"{path} imports {name}"
             assert folder != "kernels" or not name.startswith("torch.nn"), f"{path} imports {name}"
@@ -47,10 +48,10 @@ def test_imports_point_one_way(folder):
 
 def test_the_import_test_can_fail(tmp_path):
     path = tmp_path / "x.py"
-    path.write_text("from ..module import FusedLSTMMDN\nfrom . import reference\nimport fusedmdn.ops._cpu\n")
+    path.write_text("from ..module import FusedLSTMMDN\nfrom . import reference\nimport fusedmdn.ops._cpu, bench.cpu\n")
     names = list(imported(path, "fusedmdn.ops"))
-    assert names == ["fusedmdn.module.FusedLSTMMDN", "fusedmdn.ops.reference", "fusedmdn.ops._cpu"]
-    assert [layer(name) for name in names] == ["fusedmdn", "python", "python"]
+    assert names == ["fusedmdn.module.FusedLSTMMDN", "fusedmdn.ops.reference", "fusedmdn.ops._cpu", "bench.cpu"]
+    assert [layer(name) for name in names] == ["fusedmdn", "python", "python", "bench"]
 
 
 def test_the_build_never_imports_torch():

@@ -1,0 +1,91 @@
+"""Where a run was made: machine, versions, revision."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fusedmdn import __version__, ops
+
+ROOT = Path(__file__).parent.parent
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """The environment of this process, as JSON holds it."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "caches": caches(),
+        "isa": instruction_set(),
+        "backends": {choice.operator: choice.backend for choice in ops.report() if choice.device == "cpu"},
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {"fusedmdn": __version__, **{name: version(name) for name in ("torch", "jax", "onnxruntime")}},
+        "revision": revision(),
+        "threads": threads,
+        "pinned_to": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "load_before": list(os.getloadavg()),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name, with family and model numbers where Linux gives them."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine()
+    fields: dict[str, str] = {}
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    name = fields.get("model name", platform.machine())
+    numbers = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def slug(cpu: str) -> str:
+    """The processor's name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
+
+
+def caches() -> dict[str, str]:
+    """Size of every cache of the first core, by level and kind, and the cores that share it."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size, shared = (
+            (index / name).read_text().strip() for name in ("level", "type", "size", "shared_cpu_list")
+        )
+        found[f"L{level} {kind.lower()}"] = f"{size}, cores {shared}"
+    return found
+
+
+def instruction_set() -> str | None:
+    """What the CPU kernels were chosen for, if they tell."""
+    tell = getattr(ops, "cpu_isa", None)
+    return str(tell() if callable(tell) else tell) if tell is not None else None
+
+
+def version(name: str) -> str | None:
+    """An installed package's version."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def revision() -> str | None:
+    """The checkout's commit, with a plus where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,1 @@
+"""The peers, one file per family, each used as its own documentation says."""
