@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from . import ops
 from .mixture import StrokeMixture
 from .ops import functional
+from .packing import Packing
 from .stroke_batch import StrokeBatch
 from .strokes import Scale
 
@@ -169,12 +170,14 @@ class FusedLSTMMDN(nn.Module):
             expected = (*x.shape[:2], functional.ROW[self.pen])
             if tuple(rows.shape) != expected:
                 raise ValueError(f"target: expected shape {expected} (T, B, row), got {tuple(rows.shape)}")
-        raw, new_state = self.raw_output(x, state if batched else _batched(state), lengths)
+        state = state if batched else _batched(state)
+        out, new_state = self.raw_output(x, state, lengths) if rows is None else self._score(x, rows, state, lengths)
+        out = self._laid_out(out, batched)
         if not batched:
             new_state = tuple(v.squeeze(-2) for v in new_state)
         if rows is None:
-            return StrokeMixture(self._laid_out(raw, batched), self.num_mixtures, self.pen, self.means), new_state
-        return self._laid_out(self._nll(raw, rows, lengths), batched), new_state
+            return StrokeMixture(out, self.num_mixtures, self.pen, self.means), new_state
+        return out, new_state
 
     @overload
     def nll(self, strokes: Tensor, lengths: Tensor | None = None, state: State | None = None,
@@ -219,8 +222,7 @@ class FusedLSTMMDN(nn.Module):
         state = state if batched else _batched(state)
         first = rows.new_zeros(B, self.input_size) if state is None or len(state) == 2 else state[2]
         x = torch.cat([first.to(rows.dtype)[None], rows])
-        raw, new_state = self.raw_output(x[:T], None if state is None else state[:2], lengths)
-        nll = self._nll(raw, rows, lengths)
+        nll, new_state = self._score(x[:T], rows, None if state is None else state[:2], lengths)
         count = max(T * B, 1) if lengths is None else lengths.sum().clamp(min=1)
         if reduction == "none":
             loss = self._laid_out(nll, batched)
@@ -341,12 +343,28 @@ class FusedLSTMMDN(nn.Module):
 
     def raw_output(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Raw head output (T, B, P + 6M) and (h, c) from inputs (T, B, I), time first always: equations 1-11."""
-        T, B = x.shape[:2]
         if state is not None:
-            self._check_state(state, B)
-        x = x.to(self.head.weight.dtype)
+            self._check_state(state, x.shape[1])
         if lengths is not None:
-            x = torch.where(ops.reference.alive(T, lengths), x, 0)  # NaN times zero is NaN in a matrix product
+            x = torch.where(ops.reference.alive(x.shape[0], lengths), x, 0)  # NaN times zero is NaN in a matrix product
+        return self._stack(x, state, lengths)
+
+    def _score(self, x: Tensor, rows: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """nll (T, B) of the rows that follow the inputs, and (h, c); no work on padding where the kernels allow it."""
+        if state is not None:
+            self._check_state(state, x.shape[1])
+        if lengths is None or not ops.runs_packed(self.head.weight) or bool((lengths == x.shape[0]).all()):
+            raw, new_state = self.raw_output(x, state, lengths)
+            return self._nll(raw, rows, lengths), new_state
+        packing = Packing(lengths, x.shape[0])
+        state = None if state is None else tuple(v[:, packing.order] for v in state)
+        raw, new_state = self._stack(packing.pack(x), state, packing.lengths)
+        nll = self._nll(raw[:, None], packing.pack(rows)[:, None], None)[:, 0]
+        return packing.unpack(nll), tuple(v[:, packing.back] for v in new_state)
+
+    def _stack(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """Raw head output and (h, c) from inputs (T, B, I), or packed, whose masked steps hold numbers."""
+        x = x.to(self.head.weight.dtype)
         outputs: list[Tensor] = []
         last: list[tuple[Tensor, Tensor]] = []
         for n in range(self.num_layers):
@@ -447,7 +465,7 @@ class FusedLSTMMDN(nn.Module):
 
 
 def _project(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """The inputs (T, B, ·) side by side times weight^T, plus bias: (T, B, 4H).
+    """The inputs (..., ·) side by side times weight^T, plus bias: (..., 4H).
 
     In float32 as a sum of products: a matrix of 403 columns has a slow gradient (59 GFLOP/s against 92 for 400 and 3,
     on one core of an AMD EPYC with torch 2.13), and nothing is copied. In fewer bits it would round once more.
@@ -458,8 +476,8 @@ def _project(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     if torch.promote_types(second.dtype, weight.dtype).itemsize < 4 or torch.is_autocast_enabled(weight.device.type):
         return nn.functional.linear(torch.cat([first.to(second.dtype), second], dim=-1), weight, bias)
     narrow, wide = weight.split([first.shape[-1], second.shape[-1]], dim=1)
-    out = nn.functional.linear(first.flatten(0, 1), narrow, bias)
-    return out.addmm_(second.flatten(0, 1), wide.t()).unflatten(0, first.shape[:2])
+    out = nn.functional.linear(first.flatten(0, -2), narrow, bias)
+    return out.addmm_(second.flatten(0, -2), wide.t()).view(*first.shape[:-1], -1)
 
 
 def _batched(state: State | None) -> State | None:

@@ -6,7 +6,7 @@
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
-from .functional import GenerateState, generate, lstm, mdn_nll
+from .functional import GenerateState, generate, lstm, mdn_nll, runs_packed
 from .stream import normals, uniforms
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "normals",
     "reference",
     "report",
+    "runs_packed",
     "stream",
     "uniforms",
 ]

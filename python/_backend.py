@@ -65,6 +65,11 @@ def backend(name: str) -> Iterator[None]:
         _forced = before
 
 
+def in_use(operator: str, device: str, dtype: torch.dtype) -> str:
+    """The backend that runs `operator` here and now, forced or chosen."""
+    return _forced or choose(operator, device, dtype).backend
+
+
 def kernel(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Callable[..., Any]:
     """The function that runs `operator` on tensors of a device type and dtype.
 

@@ -23,3 +23,17 @@ def check_lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths")
         if low < 0 or high > T:
             raise ValueError(f"{name}: expected values in [0, {T}], got {low} to {high}")
     return lengths.to(torch.int64)
+
+
+def packed_steps(lengths: Tensor | None, rows: int) -> tuple[Tensor, int]:
+    """Lengths as int64, and T, of (rows, ·) packed as in a PackedSequence: step by step, longest sequence first.
+
+    Raises ValueError unless the lengths are sorted and add up to the rows.
+    """
+    if lengths is None:
+        raise ValueError(f"lengths: {rows} packed rows need the lengths of their sequences, got None")
+    lengths = check_lengths(lengths, rows, len(lengths))
+    assert lengths is not None
+    if int(lengths.sum()) != rows or bool((lengths[1:] > lengths[:-1]).any()):
+        raise ValueError(f"lengths: expected {rows} packed rows, longest sequence first, got {lengths.tolist()}")
+    return lengths, int(lengths[0]) if len(lengths) else 0

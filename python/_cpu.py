@@ -23,7 +23,7 @@ class Lstm(ctypes.Structure):
 
     _fields_ = _fields(
         (_I64, "T B H"),
-        (_I32, "bf16 threads"),
+        (_I32, "bf16 threads packed unused"),
         (_POINTER, "xw weight_hh h0 c0 peephole lengths h h_T c_T gates cells"),
     )
 
@@ -35,7 +35,7 @@ class LstmBackward(ctypes.Structure):
         (_I64, "T B H"),
         (_I32, "bf16 threads"),
         (_F32, "clip"),
-        (_I32, "unused"),
+        (_I32, "packed"),
         (_POINTER, "grad_h"),
         (_I64 * 2, "grad_h_strides"),
         (_POINTER, "grad_h_T grad_c_T weight_hh c0 peephole lengths gates cells dxw dh0 dc0 dpeephole"),

@@ -71,16 +71,16 @@ _no_second_derivative(mdn_nll_backward)
 
 @lstm.register_fake
 def _(xw, weight_hh, h0, c0, peephole, lengths, clip, save):  # type: ignore[no-untyped-def]
-    T, B, G = xw.shape
+    rows, B, G = xw.shape[:-1], h0.shape[0], xw.shape[-1]
     H, acc = G // 4, accumulate(xw.dtype)
-    steps = T if save else 0
+    saved = rows if save else (0, *rows[1:])
     state = xw.new_empty(B, H), xw.new_empty(B, H, dtype=acc)
-    return xw.new_empty(T, B, H), *state, xw.new_empty(steps, B, G), xw.new_empty(steps, B, H, dtype=acc)
+    return xw.new_empty(*rows, H), *state, xw.new_empty(*saved, G), xw.new_empty(*saved, H, dtype=acc)
 
 
 @lstm_backward.register_fake
 def _(grad_h, grad_h_T, grad_c_T, weight_hh, c0, peephole, lengths, gates, cells, clip):  # type: ignore[no-untyped-def]
-    state = cells[0:0].sum(0)
+    state = cells.new_empty(c0.shape)
     return torch.empty_like(gates), state, state.clone(), cells.new_empty((0,) if peephole is None else peephole.shape)
 
 
@@ -101,13 +101,24 @@ def _lstm_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
     dweight = None
     if ctx.needs_input_grad[1]:
-        start = h0.to(h.dtype)
-        if lengths is not None:  # the state of an empty sequence is never read, so it may hold anything
-            start = torch.where(alive(1, lengths)[0], start, 0)
-        dweight = dz[1:].flatten(0, 1).t() @ h[: len(h) - 1].flatten(0, 1)
-        dweight = torch.addmm(dweight, dz[0].t(), start) if len(h) else dweight
+        dweight = _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths)
     dpeephole = None if peephole is None else dpeephole.to(peephole.dtype)
     return dz, dweight, dh0.to(h0.dtype), dc0.to(c0.dtype), dpeephole, None, None, None
+
+
+def _lstm_weight_gradient(dz: Tensor, h: Tensor, h0: Tensor, lengths: Tensor | None) -> Tensor:
+    """The sum over rows of dz_t (outer) h_{t-1}, (4H, H)."""
+    if lengths is not None:  # the state of an empty sequence is never read, so it may hold anything
+        h0 = torch.where(alive(1, lengths)[0], h0, 0)
+    if h.dim() == 3:
+        first, later, previous = dz[:1].flatten(0, 1), dz[1:].flatten(0, 1), h[: h.shape[0] - 1].flatten(0, 1)
+    else:  # packed: a row's predecessor lies as many rows before it as there were sequences alive then
+        live = reference.packed_rows(lengths, len(h))
+        number = live.flatten().cumsum(0).view_as(live) - 1
+        first, later = dz.split([int(live[:1].sum()), int(live[1:].sum())])
+        previous, h0 = h[number[: len(live) - 1][live[1:]]], h0[: len(first)]
+    dweight = later.t() @ previous
+    return torch.addmm(dweight, first.t(), h0) if first.shape[0] else dweight
 
 
 lstm.register_autograd(_lstm_autograd, setup_context=_lstm_context)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _cpu
-from ._checks import check_lengths, expect_shape
+from ._checks import check_lengths, expect_shape, packed_steps
 from .reference import PEN_LOGITS
 from .stream import STEP_LIMIT
 
@@ -45,7 +45,7 @@ def _rows(name: str, tensor: Tensor, dtype: torch.dtype, *shape: int) -> tuple[T
     if tensor.device.type != "cpu" or tensor.dtype != dtype or tensor.stride(-1) != 1:
         tensor = _given(name, tensor, dtype, *shape)
     expect_shape(name, tensor, *shape)
-    return tensor.detach(), (ctypes.c_int64 * 2)(*tensor.stride()[:2])
+    return tensor.detach(), (ctypes.c_int64 * 2)(*(0, *tensor.stride()[:-1])[-2:])
 
 
 def _same_dtype(name: str, tensor: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -100,12 +100,13 @@ def lstm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """kernels/cpu/lstm.h; arguments and results as `reference.lstm`."""
     dtype, f32 = _kernel_dtype("xw", xw), torch.float32
-    if xw.dim() != 3 or xw.shape[2] % 4:
-        raise ValueError(f"xw: expected shape (T, B, 4H), got {tuple(xw.shape)}")
-    T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
-    steps = T if save else 0
-    h, h_T, gates = xw.new_empty(T, B, H), xw.new_empty(B, H), xw.new_empty(steps, B, 4 * H)
-    c_T, cells = xw.new_empty(B, H, dtype=f32), xw.new_empty(steps, B, H, dtype=f32)
+    if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
+        raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
+    T, B, lengths = _steps(xw, lengths)
+    rows, H = xw.shape[:-1], xw.shape[-1] // 4
+    saved = rows if save else (0, *rows[1:])
+    h, h_T, gates = xw.new_empty(*rows, H), xw.new_empty(B, H), xw.new_empty(*saved, 4 * H)
+    c_T, cells = xw.new_empty(B, H, dtype=f32), xw.new_empty(*saved, H, dtype=f32)
     _call(
         _cpu.Lstm,
         "fusedmdn_run_lstm",
@@ -113,13 +114,14 @@ def lstm(
         B=B,
         H=H,
         bf16=dtype == torch.bfloat16,
-        threads=_threads(4.0 * T * B * H * H, B),
-        xw=_same_dtype("xw", xw, dtype, T, B, 4 * H),
+        threads=_threads(4.0 * rows.numel() * H * H, B),
+        packed=xw.dim() == 2,
+        xw=_same_dtype("xw", xw, dtype, *rows, 4 * H),
         weight_hh=_same_dtype("weight_hh", weight_hh, dtype, 4 * H, H),
         h0=_given("h0", h0, dtype, B, H),
         c0=_given("c0", c0, f32, B, H),
         peephole=None if peephole is None else _given("peephole", peephole, f32, 3, H),
-        lengths=_lengths(lengths, T, B),
+        lengths=lengths,
         h=h,
         h_T=h_T,
         c_T=c_T,
@@ -143,12 +145,13 @@ def lstm_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """kernels/cpu/lstm.h; arguments and results as `reference.lstm_backward`."""
     dtype, f32 = _kernel_dtype("gates", gates), torch.float32
-    if cells.dim() != 3:
-        raise ValueError(f"cells: expected shape (T, B, H), got {tuple(cells.shape)}")
-    T, B, H = cells.shape
-    dxw, dh0, dc0 = gates.new_empty(T, B, 4 * H), cells.new_empty(B, H), cells.new_empty(B, H)
+    if cells.dim() not in (2, 3):
+        raise ValueError(f"cells: expected shape (T, B, H), or (rows, H) packed, got {tuple(cells.shape)}")
+    T, B, lengths = _steps(cells, lengths)
+    rows, H = cells.shape[:-1], cells.shape[-1]
+    dxw, dh0, dc0 = gates.new_empty(*rows, 4 * H), cells.new_empty(B, H), cells.new_empty(B, H)
     dpeephole = None if peephole is None else cells.new_empty(B, 3, H)
-    grad_h, grad_h_strides = _rows("grad_h", grad_h, dtype, T, B, H)
+    grad_h, grad_h_strides = _rows("grad_h", grad_h, dtype, *rows, H)
     _call(
         _cpu.LstmBackward,
         "fusedmdn_run_lstm_backward",
@@ -156,8 +159,9 @@ def lstm_backward(
         B=B,
         H=H,
         bf16=dtype == torch.bfloat16,
-        threads=_threads(4.0 * T * B * H * H, B),
+        threads=_threads(4.0 * rows.numel() * H * H, B),
         clip=_clip(clip),
+        packed=cells.dim() == 2,
         grad_h=grad_h,
         grad_h_strides=grad_h_strides,
         grad_h_T=_given("grad_h_T", grad_h_T, f32, B, H),
@@ -165,9 +169,9 @@ def lstm_backward(
         weight_hh=_same_dtype("weight_hh", weight_hh, dtype, 4 * H, H),
         c0=_given("c0", c0, f32, B, H),
         peephole=None if peephole is None else _given("peephole", peephole, f32, 3, H),
-        lengths=_lengths(lengths, T, B),
-        gates=_same_dtype("gates", gates, dtype, T, B, 4 * H),
-        cells=_same_dtype("cells", cells, f32, T, B, H),
+        lengths=lengths,
+        gates=_same_dtype("gates", gates, dtype, *rows, 4 * H),
+        cells=_same_dtype("cells", cells, f32, *rows, H),
         dxw=dxw,
         dh0=dh0,
         dc0=dc0,
@@ -235,6 +239,14 @@ def _mdn_arguments(
         "target": _given("target", target, torch.float32, T, B, P + 2),
         "lengths": _lengths(lengths, T, B),
     }
+
+
+def _steps(rows: Tensor, lengths: Tensor | None) -> tuple[int, int, Tensor | None]:
+    """T, B and the lengths of (T, B, ·), or of (rows, ·) packed."""
+    if rows.dim() == 3:
+        return rows.shape[0], rows.shape[1], _lengths(lengths, rows.shape[0], rows.shape[1])
+    lengths, T = packed_steps(lengths, rows.shape[0])
+    return T, len(lengths), lengths.contiguous()
 
 
 def _lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths") -> Tensor | None:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _library
-from ._checks import check_lengths, expect_shape
+from . import _backend, _library
+from ._checks import check_lengths, expect_shape, packed_steps
 from .reference import PEN_LOGITS
 
 ROW = {"bernoulli": 3, "categorical": 5}
@@ -42,7 +42,8 @@ def lstm(
     """The LSTM recurrence over hoisted input projections (Graves 2013, equations 7-11; gates in order i, f, g, o).
 
     Args:
-        xw: (T, B, 4H), the input's projection with both biases added.
+        xw: (T, B, 4H), the input's projection with both biases added; or packed as in a PackedSequence, (sum of
+            lengths, 4H): step by step, longest sequence first. h is then packed too.
         weight_hh: (4H, H), of the dtype of xw.
         state: h0 and c0, (B, H) each; zero by default.
         peephole: (3, H), the diagonal weights by which i, f and o see the cell state.
@@ -56,9 +57,14 @@ def lstm(
     Raises:
         ValueError: a shape, dtype or length that does not fit.
     """
-    if xw.dim() != 3 or xw.shape[2] % 4:
-        raise ValueError(f"xw: expected shape (T, B, 4H), got {tuple(xw.shape)}")
-    T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
+    if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
+        raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
+    H = xw.shape[-1] // 4
+    if xw.dim() == 3:
+        B, lengths = xw.shape[1], check_lengths(lengths, xw.shape[0], xw.shape[1])
+    else:
+        lengths, _ = packed_steps(lengths, len(xw))
+        B = len(lengths)
     expect_shape("weight_hh", weight_hh, 4 * H, H)
     if state is None:
         h0, c0 = xw.new_zeros(B, H), xw.new_zeros(B, H, dtype=_library.accumulate(xw.dtype))
@@ -71,7 +77,6 @@ def lstm(
             raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
     if peephole is not None:
         expect_shape("peephole", peephole, 3, H)
-    lengths = check_lengths(lengths, T, B)
     _check_clip(clip)
     given = (xw, weight_hh, h0, c0, peephole)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in given)
@@ -203,6 +208,13 @@ def generate(
             peephole,
         )
     return points, lengths, GenerateState(h, c, row, drawn, done, state.seed, state.first_index)
+
+
+def runs_packed(like: Tensor) -> bool:
+    """Whether `lstm` gains by packed rows here: its kernel does work for each, and their number may be looked at."""
+    if torch.compiler.is_compiling() or like.device.type != "cpu":
+        return False
+    return _backend.in_use("lstm", "cpu", like.dtype) == "cpu"
 
 
 def check_options(pen: str, means: str, num_mixtures: int) -> None:

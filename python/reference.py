@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._checks import packed_steps
 from .stream import box_muller, uniforms
 
 PEN_LOGITS = {"bernoulli": 1, "categorical": 3}
@@ -31,6 +32,19 @@ def accumulate(dtype: torch.dtype) -> torch.dtype:
 def alive(T: int, lengths: Tensor) -> Tensor:
     """(T, B, 1) bool: step t of sequence b lies inside it."""
     return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
+
+
+def packed_rows(lengths: Tensor | None, rows: int) -> Tensor:
+    """(T, B) bool: where each of the packed rows belongs."""
+    lengths, T = packed_steps(lengths, rows)
+    return alive(T, lengths)[..., 0]
+
+
+def unpack(rows: Tensor, live: Tensor) -> Tensor:
+    """(T, B, ·) from packed rows, zero elsewhere."""
+    out = rows.new_zeros(*live.shape, rows.shape[-1])
+    out[live] = rows
+    return out
 
 
 def _fresh(v: Tensor) -> Tensor:
@@ -75,7 +89,14 @@ def lstm(
     xw (T, B, 4H), weight_hh (4H, H), h0 and c0 (B, H), peephole (3, H; rows i, f, o), lengths (B).
     Gives h (T, B, H), zero where t >= length; h_T, c_T (B, H) at the last valid step; and for backward, empty unless
     `save`: gates (T, B, 4H) and cells (T, B, H), zero where t >= length. `clip` matters to backward alone.
+
+    All that is (T, B, ·) may be packed instead, as in a PackedSequence: (sum of lengths, ·), the live rows alone, step
+    by step, longest sequence first.
     """
+    if xw.dim() == 2:
+        live = packed_rows(lengths, len(xw))
+        h, h_T, c_T, gates, cells = lstm(unpack(xw, live), weight_hh, h0, c0, peephole, lengths, clip, save)
+        return h[live], h_T, c_T, *((gates[live], cells[live]) if save else (gates[:, 0], cells[:, 0]))
     T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
     acc = accumulate(xw.dtype)
     h, c = h0.to(xw.dtype), c0.to(acc)
@@ -116,8 +137,14 @@ def lstm_backward(
 
     With `clip`, every step's gradient of the pre-activations is clipped to ±clip (Graves, section 2.1) and all that
     lies upstream uses the clipped value. The gradient of xw is that of the pre-activations, so that of weight_hh is
-    one matrix product of it with the previous h.
+    one matrix product of it with the previous h. Packed where `lstm` was.
     """
+    if cells.dim() == 2:
+        live = packed_rows(lengths, len(cells))
+        grad_h, gates, cells = (unpack(v, live) for v in (grad_h, gates, cells))
+        rest = weight_hh, c0, peephole, lengths, gates, cells, clip
+        dxw, *others = lstm_backward(grad_h, grad_h_T, grad_c_T, *rest)
+        return dxw[live], *others
     T, B, H = cells.shape
     acc = cells.dtype
     p = None if peephole is None else peephole.to(acc)

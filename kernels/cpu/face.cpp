@@ -51,17 +51,21 @@ struct Packed {
     void* network;
 };
 
-std::vector<std::int64_t> longest_first(const std::int64_t* lengths, std::int64_t B) {
-    std::vector<std::int64_t> order(B);
-    std::iota(order.begin(), order.end(), 0);
-    if (lengths) std::stable_sort(order.begin(), order.end(), [=](auto a, auto b) { return lengths[a] > lengths[b]; });
-    return order;
-}
-
-template <class F>
-int guarded(F f) {
+// kernel(a, layout) for an `a` that has T, B, lengths and packed.
+template <class A>
+int with_layout(int (*kernel)(const A&, Layout), const A& a) {
     try {
-        return f();
+        std::vector<std::int64_t> order(a.B), offset(a.T);
+        std::iota(order.begin(), order.end(), 0);
+        const auto longer = [&](auto x, auto y) { return a.lengths[x] > a.lengths[y]; };
+        if (a.lengths) std::stable_sort(order.begin(), order.end(), longer);
+        std::int64_t next = 0, alive = a.B;
+        for (std::int64_t t = 0; t < a.T; ++t) {
+            while (a.packed && a.lengths[alive - 1] <= t) --alive;
+            offset[t] = next;
+            next += alive;
+        }
+        return kernel(a, {order.data(), offset.data(), next});
     } catch (const std::bad_alloc&) {
         return FUSEDMDN_NO_MEMORY;
     }
@@ -122,11 +126,11 @@ FUSEDMDN_API std::int64_t fusedmdn_sizeof(std::int32_t k) {
 }
 
 FUSEDMDN_API std::int32_t fusedmdn_run_lstm(const fusedmdn_lstm* a) {
-    return guarded([=] { return current().load()->lstm(*a, longest_first(a->lengths, a->B).data()); });
+    return with_layout(current().load()->lstm, *a);
 }
 
 FUSEDMDN_API std::int32_t fusedmdn_run_lstm_backward(const fusedmdn_lstm_backward* a) {
-    return guarded([=] { return current().load()->lstm_backward(*a, longest_first(a->lengths, a->B).data()); });
+    return with_layout(current().load()->lstm_backward, *a);
 }
 
 FUSEDMDN_API std::int32_t fusedmdn_run_mdn_nll(const fusedmdn_mdn* a) { return current().load()->mdn_nll(*a); }

@@ -4,6 +4,9 @@
 // row. "float | bf16" is float, or the upper 16 bits of one where `bf16` is set. Every array is contiguous in the order
 // given, unless it has strides (in elements; the last dimension's is 1). The caller owns every buffer; outputs share no
 // memory with inputs. Lengths lie in [0, T]: Python has checked them, as it has every shape.
+//
+// `packed`: of what is (T, B, .) there are the live rows alone, (sum of lengths, .), step by step; the sequences are sorted,
+// longest first, and T is the first one's length: the layout of a PackedSequence.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +23,7 @@ enum fusedmdn_status { FUSEDMDN_OK = 0, FUSEDMDN_INVALID = 1, FUSEDMDN_NO_MEMORY
 
 struct fusedmdn_lstm {
     std::int64_t T, B, H;
-    std::int32_t bf16, threads;
+    std::int32_t bf16, threads, packed, unused;
     const void* xw;               // (T, B, 4H) float | bf16
     const void* weight_hh;        // (4H, H)    float | bf16
     const void* h0;               // (B, H)     float | bf16
@@ -37,10 +40,10 @@ struct fusedmdn_lstm {
 struct fusedmdn_lstm_backward {
     std::int64_t T, B, H;
     std::int32_t bf16, threads;
-    float clip;                   // > 0; infinity: none
-    std::int32_t unused;
-    const void* grad_h;           // (T, B, H)  float | bf16
-    std::int64_t grad_h_strides[2];  // of T and B
+    float clip;                      // > 0; infinity: none
+    std::int32_t packed;
+    const void* grad_h;              // (T, B, H)  float | bf16
+    std::int64_t grad_h_strides[2];  // of T and B; if packed, of T unused and of a row
     const float* grad_h_T;        // (B, H)
     const float* grad_c_T;        // (B, H)
     const void* weight_hh;        // (4H, H)    float | bf16

@@ -32,10 +32,10 @@ void* pack_network(const fusedmdn_network& n) {
     return nullptr;
 }
 
-int run_lstm(const fusedmdn_lstm& a, const int64_t* order) { return a.bf16 ? lstm<bf16>(a, order) : lstm<float>(a, order); }
+int run_lstm(const fusedmdn_lstm& a, Layout at) { return a.bf16 ? lstm<bf16>(a, at) : lstm<float>(a, at); }
 
-int run_lstm_backward(const fusedmdn_lstm_backward& a, const int64_t* order) {
-    return a.bf16 ? lstm_backward<bf16>(a, order) : lstm_backward<float>(a, order);
+int run_lstm_backward(const fusedmdn_lstm_backward& a, Layout at) {
+    return a.bf16 ? lstm_backward<bf16>(a, at) : lstm_backward<float>(a, at);
 }
 
 int run_mdn_nll(const fusedmdn_mdn& a) { return a.bf16 ? mdn<bf16, false>(a) : mdn<float, false>(a); }

@@ -5,11 +5,16 @@
 
 namespace fusedmdn {
 
+// Where rows lie: order (B) has the sequences, longest first; the row of step t of sequence b is offset[t] + b, of `rows`.
+struct Layout {
+    const std::int64_t *order, *offset;
+    std::int64_t rows;
+};
+
 struct Kernels {
     const char* isa;
-    // order (B): sequences, longest first
-    int (*lstm)(const fusedmdn_lstm&, const std::int64_t* order);
-    int (*lstm_backward)(const fusedmdn_lstm_backward&, const std::int64_t* order);
+    int (*lstm)(const fusedmdn_lstm&, Layout);
+    int (*lstm_backward)(const fusedmdn_lstm_backward&, Layout);
     int (*mdn_nll)(const fusedmdn_mdn&);
     int (*mdn_nll_backward)(const fusedmdn_mdn&);
     void* (*pack)(const fusedmdn_network&);  // null: no memory

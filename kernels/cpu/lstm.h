@@ -4,11 +4,11 @@
 //
 // Rows (sequences) are independent of each other, so every thread takes its own through all of time without a barrier:
 // rows part, part + parts, … in order of length, so that those still alive at step t are always its first ones and no work
-// is done on padding. The previous h is read where it was written, in the output.
+// is done on padding. The previous h is read where it was written, in the output. Layout (kernels.h) says where rows lie.
 #pragma once
 
 #include "cell.h"
-#include "face.h"
+#include "kernels.h"
 #include "panel.h"
 
 namespace fusedmdn {
@@ -16,15 +16,16 @@ namespace {
 
 // One thread's share of the rows, longest first.
 struct Rows {
-    const int64_t* order;
+    Layout layout;
     const int64_t* lengths;  // null: all T
     int64_t T;
     int part, parts;
     int64_t count;
 
-    Rows(const int64_t* order, const int64_t* lengths, int64_t T, int64_t B, int part, int parts)
-        : order(order), lengths(lengths), T(T), part(part), parts(parts), count((B - part + parts - 1) / parts) {}
-    int64_t operator[](int64_t k) const { return order[part + k * parts]; }
+    Rows(Layout layout, const int64_t* lengths, int64_t T, int64_t B, int part, int parts)
+        : layout(layout), lengths(lengths), T(T), part(part), parts(parts), count((B - part + parts - 1) / parts) {}
+    int64_t operator[](int64_t k) const { return layout.order[part + k * parts]; }
+    int64_t at(int64_t t, int64_t b) const { return layout.offset[t] + b; }
     int64_t length(int64_t b) const { return lengths ? lengths[b] : T; }
     int64_t longest() const { return count ? length((*this)[0]) : 0; }
 };
@@ -45,6 +46,7 @@ inline void lstm_rows(const fusedmdn_lstm& a, const Rows& rows, const E* packed)
     for (int64_t k = 0; k < rows.count; ++k) {
         const int64_t b = rows[k];
         std::memcpy(a.c_T + b * H, a.c0 + b * H, H * sizeof(float));  // the running cell state
+        if (a.packed) continue;
         zero_from(h + b * H, rows.length(b), T, B, H);
         if (!gates) continue;
         zero_from(gates + b * 4 * H, rows.length(b), T, B, 4 * H);
@@ -53,7 +55,7 @@ inline void lstm_rows(const fusedmdn_lstm& a, const Rows& rows, const E* packed)
     int64_t alive = rows.count;
     for (int64_t t = 0; t < rows.longest(); ++t) {
         while (rows.length(rows[alive - 1]) <= t) --alive;
-        const E* previous = t ? h + (t - 1) * B * H : h0;
+        const E* previous = t ? h + rows.at(t - 1, 0) * H : h0;
         for (int64_t p = 0; p < panels.count(); ++p) {
             const int64_t u = p * LANES, units = panels.width(p);
             in_tiles(alive, [&](auto tile, int64_t first) {
@@ -65,18 +67,18 @@ inline void lstm_rows(const fusedmdn_lstm& a, const Rows& rows, const E* packed)
                     b[r] = rows[first + r];
                     x[r] = previous + b[r] * H;
                     for (int gate = 0; gate < 4; ++gate)
-                        acc[r][gate] = load_first(xw + ((t * B + b[r]) * 4 + gate) * H + u, units);
+                        acc[r][gate] = load_first(xw + (rows.at(t, b[r]) * 4 + gate) * H + u, units);
                 }
                 const E* w = packed + p * panel_size;
                 product(w, H, x, acc);
                 for (int r = 0; r < R; ++r) {
-                    const int64_t at = (t * B + b[r]) * H + u;
+                    const int64_t at = rows.at(t, b[r]) * H + u;
                     float* c = a.c_T + b[r] * H + u;
                     const Cell s = cell(acc[r], load_first(c, units), a.peephole ? a.peephole + u : nullptr, H, units);
                     store_first(c, s.c, units);
                     store_first(h + at, s.h, units);
                     if (!gates) continue;
-                    E* saved = gates + (t * B + b[r]) * 4 * H + u;
+                    E* saved = gates + (at - u) * 4 + u;
                     store_first(saved, s.i, units);
                     store_first(saved + H, s.f, units);
                     store_first(saved + 2 * H, s.g, units);
@@ -88,26 +90,26 @@ inline void lstm_rows(const fusedmdn_lstm& a, const Rows& rows, const E* packed)
     }
     for (int64_t k = 0; k < rows.count; ++k) {
         const int64_t b = rows[k], n = rows.length(b);
-        std::memcpy(h_T + b * H, n ? h + ((n - 1) * B + b) * H : h0 + b * H, H * sizeof(E));
+        std::memcpy(h_T + b * H, n ? h + rows.at(n - 1, b) * H : h0 + b * H, H * sizeof(E));
     }
 }
 
 template <class E>
-inline int lstm(const fusedmdn_lstm& a, const int64_t* order) {
+inline int lstm(const fusedmdn_lstm& a, Layout layout) {
     const UnitPanels panels{a.H};
     const int64_t panel_size = padded(a.H, E{}) * 4 * LANES;
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
-    const int64_t rows = a.T * a.B * a.H;
-    prefer_huge_pages(a.h, rows * sizeof(E));
-    if (a.gates) prefer_huge_pages(a.gates, 4 * rows * sizeof(E));
-    if (a.gates) prefer_huge_pages(a.cells, rows * sizeof(float));
+    const int64_t elements = layout.rows * a.H;
+    prefer_huge_pages(a.h, elements * sizeof(E));
+    if (a.gates) prefer_huge_pages(a.gates, 4 * elements * sizeof(E));
+    if (a.gates) prefer_huge_pages(a.cells, elements * sizeof(float));
     const Plain<E> weight{static_cast<const E*>(a.weight_hh), a.H, a.H, 1};
     parallel(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts) pack_panel(packed + p * panel_size, weight, 4, panels.columns(p));
     });
     parallel(a.threads, [&](int part, int parts) {
-        lstm_rows<E>(a, Rows(order, a.lengths, a.T, a.B, part, parts), packed);
+        lstm_rows<E>(a, Rows(layout, a.lengths, a.T, a.B, part, parts), packed);
     });
     return FUSEDMDN_OK;
 }
@@ -118,13 +120,13 @@ inline int lstm(const fusedmdn_lstm& a, const int64_t* order) {
 //   dz_i = clip(dc g i (1 - i))            dz_f = clip(dc c' f (1 - f))            dz_g = clip(dc i (1 - g^2))
 //   dc'  = dc f + p_i dz_i + p_f dz_f      dp_i += dz_i c', dp_f += dz_f c', dp_o += dz_o c
 template <class E>
-inline void lstm_backward_cell(const fusedmdn_lstm_backward& a, int64_t t, int64_t b) {
-    const int64_t B = a.B, H = a.H;
-    const E* gates = static_cast<const E*>(a.gates) + (t * B + b) * 4 * H;
-    const E* grad_h = static_cast<const E*>(a.grad_h) + t * a.grad_h_strides[0] + b * a.grad_h_strides[1];
-    E* dz = static_cast<E*>(a.dxw) + (t * B + b) * 4 * H;
-    const float* cells = a.cells + (t * B + b) * H;
-    const float* previous = t ? cells - B * H : a.c0 + b * H;
+inline void lstm_backward_cell(const fusedmdn_lstm_backward& a, const Rows& rows, int64_t t, int64_t b) {
+    const int64_t H = a.H, at = rows.at(t, b), *stride = a.grad_h_strides;
+    const E* gates = static_cast<const E*>(a.gates) + at * 4 * H;
+    const E* grad_h = static_cast<const E*>(a.grad_h) + (a.packed ? at * stride[1] : t * stride[0] + b * stride[1]);
+    E* dz = static_cast<E*>(a.dxw) + at * 4 * H;
+    const float* cells = a.cells + at * H;
+    const float* previous = t ? a.cells + rows.at(t - 1, b) * H : a.c0 + b * H;
     for (int64_t u = 0; u < H; u += LANES) {
         const int64_t units = H - u < LANES ? H - u : LANES;
         const V i = load_first(gates + u, units), f = load_first(gates + H + u, units);
@@ -169,19 +171,19 @@ inline void lstm_backward_rows(const fusedmdn_lstm_backward& a, const Rows& rows
         std::memcpy(a.dh0 + b * H, a.grad_h_T + b * H, H * sizeof(float));
         std::memcpy(a.dc0 + b * H, a.grad_c_T + b * H, H * sizeof(float));
         if (a.peephole) std::memset(a.dpeephole + b * 3 * H, 0, 3 * H * sizeof(float));
-        zero_from(dxw + b * 4 * H, rows.length(b), T, B, 4 * H);
+        if (!a.packed) zero_from(dxw + b * 4 * H, rows.length(b), T, B, 4 * H);
     }
     int64_t alive = 0;
     for (int64_t t = rows.longest() - 1; t >= 0; --t) {
         while (alive < rows.count && rows.length(rows[alive]) > t) ++alive;
-        for (int64_t k = 0; k < alive; ++k) lstm_backward_cell<E>(a, t, rows[k]);
+        for (int64_t k = 0; k < alive; ++k) lstm_backward_cell<E>(a, rows, t, rows[k]);
         for (int64_t p = 0; p < panels.count(); ++p)
             with_vectors(panels.NV(p), [&](auto vectors) {
                 in_tiles(alive, [&](auto tile, int64_t first) {
                     constexpr int R = decltype(tile)::value, NV = decltype(vectors)::value;
                     const E* x[R];
                     V acc[R][NV] = {};
-                    for (int r = 0; r < R; ++r) x[r] = dxw + (t * B + rows[first + r]) * 4 * H;
+                    for (int r = 0; r < R; ++r) x[r] = dxw + rows.at(t, rows[first + r]) * 4 * H;
                     const E* w = packed + p * panel_size;
                     product(w, 4 * H, x, acc);
                     for (int r = 0; r < R; ++r)
@@ -195,19 +197,19 @@ inline void lstm_backward_rows(const fusedmdn_lstm_backward& a, const Rows& rows
 }
 
 template <class E>
-inline int lstm_backward(const fusedmdn_lstm_backward& a, const int64_t* order) {
+inline int lstm_backward(const fusedmdn_lstm_backward& a, Layout layout) {
     const ColumnPanels panels{a.H};
     const int64_t panel_size = padded(4 * a.H, E{}) * 4 * LANES;  // the last may be smaller
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
-    prefer_huge_pages(a.dxw, a.T * a.B * 4 * a.H * sizeof(E));
+    prefer_huge_pages(a.dxw, layout.rows * 4 * a.H * sizeof(E));
     const Plain<E> transposed{static_cast<const E*>(a.weight_hh), 4 * a.H, 1, a.H};
     parallel(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts)
             pack_panel(packed + p * panel_size, transposed, panels.NV(p), panels.columns(p));
     });
     parallel(a.threads, [&](int part, int parts) {
-        lstm_backward_rows<E>(a, Rows(order, a.lengths, a.T, a.B, part, parts), packed);
+        lstm_backward_rows<E>(a, Rows(layout, a.lengths, a.T, a.B, part, parts), packed);
     });
     return FUSEDMDN_OK;
 }
