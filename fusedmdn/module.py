@@ -477,7 +477,7 @@ def _project(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
         return nn.functional.linear(torch.cat([first.to(second.dtype), second], dim=-1), weight, bias)
     narrow, wide = weight.split([first.shape[-1], second.shape[-1]], dim=1)
     out = nn.functional.linear(first.flatten(0, -2), narrow, bias)
-    return out.addmm_(second.flatten(0, -2), wide.t()).view(*first.shape[:-1], -1)
+    return out.addmm_(second.flatten(0, -2), wide.t()).view(*first.shape[:-1], len(weight))
 
 
 def _batched(state: State | None) -> State | None:

@@ -1,16 +1,16 @@
 // Negative log-likelihood of rows under the mixture, and its gradient (G 15-37, in the form of DESIGN's section 3).
 //
 // LANES rows at a time, one to a lane: a block is transposed on its way in and out, so that every M uses every lane and
-// sums over components are plain additions. With q = e^r (so rho = tanh r, 1 / sqrt(1 - rho^2) = (q + 1/q) / 2):
+// sums over components are plain additions. With q = e^2r (so rho = tanh r = (q - 1/q) / (q + 1/q + 2)):
 //
 //   u = (target - m) e^-s      A = u_x + u_y     D = u_x - u_y
-//   Z / (1 - rho^2) = (A^2 (1 + q^-2) + D^2 (1 + q^2)) / 4
-//   e_j = a_j - s_x - s_y - Z / (2 (1 - rho^2))          cosh_j = (q + 1/q) / 2
-//   nll = log 2 pi + logsumexp_j a_j - log sum_j cosh_j e^(e_j) + the pen's cross-entropy
+//   Z / (1 - rho^2) = (A^2 (1 + 1/q) + D^2 (1 + q)) / 4
+//   e_j = a_j - s_x - s_y - Z / (2 (1 - rho^2))          cosh_j = 1 / sqrt(1 - rho^2) = sqrt(q + 1/q + 2) / 2
+//   nll = log 2 pi + logsumexp_j a_j - log sum_j cosh_j e^(e_j) + the pen's cross-entropy      (2 pi = 4 pi / 2)
 //   gamma_j = cosh_j e^(e_j) / sum                       responsibilities, G 28-29
 //
-//   d a = softmax(a) - gamma            d m_x = -gamma d_x e^-s_x,  d_x = (A (1 + q^-2) + D (1 + q^2)) / 4, d_y with -
-//   d s_x = gamma (1 - d_x u_x)         d r = gamma ((D^2 q^2 - A^2 q^-2) / 4 - tanh r)
+//   d a = softmax(a) - gamma            d m_x = -gamma d_x e^-s_x,  d_x = (A (1 + 1/q) + D (1 + q)) / 4, d_y with -
+//   d s_x = gamma (1 - d_x u_x)         d r = gamma ((D^2 q - A^2 / q) / 4 - tanh r)
 #pragma once
 
 #include "face.h"
@@ -19,7 +19,7 @@
 namespace fusedmdn {
 namespace {
 
-constexpr float LOG_SIGMA_LIMIT = 12.0f, RHO_LIMIT = 15.0f, LOG_2PI = 1.8378770664093453f;
+constexpr float LOG_SIGMA_LIMIT = 12.0f, RHO_LIMIT = 15.0f, LOG_4PI = 2.5310242469692907f;
 
 // What a block of rows needs per component, one vector each; for the gradient they stay until the sums are known.
 struct Component {
@@ -111,13 +111,13 @@ inline V mdn_block(const fusedmdn_mdn& a, const MdnSizes& n, V* x, V* y, V g, Co
         }
         k.ex = exp(-s_x);
         k.ey = exp(-s_y);
-        k.q = exp(r);
+        k.q = exp(r + r);
         k.iq = 1.0f / k.q;
         k.ux = (tx - mx[j]) * k.ex;
         k.uy = (ty - my[j]) * k.ey;
         const V A = k.ux + k.uy, D = k.ux - k.uy;
-        const V z = A * A * fma(k.iq, k.iq, splat(1.0f)) + D * D * fma(k.q, k.q, splat(1.0f));
-        k.cosh = (k.q + k.iq) * 0.5f;
+        const V z = A * A * (1.0f + k.iq) + D * D * (1.0f + k.q);
+        k.cosh = sqrt(k.q + k.iq + 2.0f);  // twice: it cancels but for a constant
         k.e = fma(z, splat(-0.125f), logit[j] - s_x - s_y);
         top_logit = max(top_logit, logit[j]);
         top_e = max(top_e, k.e);
@@ -133,7 +133,7 @@ inline V mdn_block(const fusedmdn_mdn& a, const MdnSizes& n, V* x, V* y, V g, Co
         if (BACKWARD) logit[j] = pi;
     }
     const V zero{};
-    const V offset = (LOG_2PI + top_logit + log(sum_logit)) - (top_e + log(sum_e));
+    const V offset = (LOG_4PI + top_logit + log(sum_logit)) - (top_e + log(sum_e));
     V pen, d_pen[3];
     if (a.categorical) {
         const V top = max(max(x[0], x[1]), x[2]), e0 = exp(x[0] - top), e1 = exp(x[1] - top), e2 = exp(x[2] - top);
@@ -163,8 +163,8 @@ inline V mdn_block(const fusedmdn_mdn& a, const MdnSizes& n, V* x, V* y, V g, Co
     V d_tx{}, d_ty{};
     for (int64_t j = 0; j < M; ++j) {
         const Component& k = parts[j];
-        const V gamma = k.e * per_e, q2 = k.q * k.q, iq2 = k.iq * k.iq, A = k.ux + k.uy, D = k.ux - k.uy;
-        const V plus = fma(A, iq2, A), minus = fma(D, q2, D), weighted = scale * gamma, quarter = weighted * 0.25f;
+        const V gamma = k.e * per_e, A = k.ux + k.uy, D = k.ux - k.uy;
+        const V plus = fma(A, k.iq, A), minus = fma(D, k.q, D), weighted = scale * gamma, quarter = weighted * 0.25f;
         const V d_x = quarter * (plus + minus), d_y = quarter * (plus - minus);
         V d_mx = -d_x * k.ex, d_my = -d_y * k.ey;
         d_tx -= d_mx;
@@ -173,12 +173,12 @@ inline V mdn_block(const fusedmdn_mdn& a, const MdnSizes& n, V* x, V* y, V g, Co
             d_mx = d_mx * mx[j] * (1.0f - mx[j]);
             d_my = d_my * my[j] * (1.0f - my[j]);
         }
-        const V tanh_r = (k.q - k.iq) / (k.q + k.iq);
+        const V tanh_r = (k.q - k.iq) / (k.q + k.iq + 2.0f);
         logit[j] = scale * fma(logit[j], per_logit, -gamma);
         mx[j] = d_mx;
         my[j] = d_my;
         V d_sx = weighted - d_x * k.ux, d_sy = weighted - d_y * k.uy;
-        V d_r = weighted * ((D * D * q2 - A * A * iq2) * 0.25f - tanh_r);
+        V d_r = weighted * ((D * D * k.q - A * A * k.iq) * 0.25f - tanh_r);
         if (some_outside) {
             d_sx = inward(d_sx, sx[j], LOG_SIGMA_LIMIT);
             d_sy = inward(d_sy, sy[j], LOG_SIGMA_LIMIT);

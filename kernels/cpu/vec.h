@@ -97,6 +97,17 @@ inline V fma(V a, V b, V c) {
 #endif
 }
 
+inline V sqrt(V a) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<V>(_mm512_sqrt_ps(reinterpret_cast<__m512>(a)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<V>(_mm256_sqrt_ps(reinterpret_cast<__m256>(a)));
+#else
+    for (int k = 0; k < LANES; ++k) a[k] = __builtin_sqrtf(a[k]);
+    return a;
+#endif
+}
+
 inline V max(V a, V b) { return a > b ? a : b; }
 inline V abs(V a) { return reinterpret_cast<V>(reinterpret_cast<I>(a) & 0x7fffffff); }
 
