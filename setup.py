@@ -19,6 +19,10 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"baseline": []}
 if X86:
     INSTRUCTION_SETS |= {"avx2": ["-mavx2", "-mfma"], "avx512": AVX512, "avx512bf16": [*AVX512, "-mavx512bf16"]}
+SOURCES = sorted(set(glob("kernels/cpu/*.cpp")) - {KERNELS})
+# source, folder of its object file, flags
+JOBS = [(KERNELS, isa, [f"-DFUSEDMDN_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
+JOBS += [(source, "", ["-DFUSEDMDN_X86"] if X86 else []) for source in SOURCES]
 
 
 class BuildExt(build_ext):
@@ -33,17 +37,15 @@ class BuildExt(build_ext):
             return self.compiler.compile([source], folder, extra_postargs=ext.extra_compile_args + flags)
 
         self.compiler.mkpath(self.build_temp)
-        jobs = [(KERNELS, isa, [f"-DFUSEDMDN_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
-        jobs += [(source, "", ["-DFUSEDMDN_X86"] if X86 else []) for source in ext.sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ext.extra_objects = [path for paths in pool.map(compile_one, jobs) for path in paths]
+            ext.extra_objects = [path for paths in pool.map(compile_one, JOBS) for path in paths]
         ext.sources = []
         super().build_extension(ext)
 
 
 cpu = Extension(
     "fusedmdn._cpu",
-    sources=sorted(set(glob("kernels/cpu/*.cpp")) - {KERNELS}),
+    sources=SOURCES,
     depends=sorted(glob("kernels/cpu/*")),
     language="c++",
     # -fno-math-errno lets sqrt be one instruction. Nothing of -ffast-math: linked, it would flush denormals to zero in
@@ -58,10 +60,11 @@ cpu = Extension(
     optional=os.environ.get("FUSEDMDN_REQUIRE_NATIVE") != "1",
 )
 
-setup(
-    packages=["fusedmdn", "fusedmdn.ops", "fusedmdn.kernels"],
-    package_dir={"fusedmdn": "fusedmdn", "fusedmdn.ops": "python", "fusedmdn.kernels": "kernels/triton"},
-    ext_modules=[cpu],
-    cmdclass={"build_ext": BuildExt},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+if __name__ == "__main__":  # the tests read how the kernels are compiled
+    setup(
+        packages=["fusedmdn", "fusedmdn.ops", "fusedmdn.kernels"],
+        package_dir={"fusedmdn": "fusedmdn", "fusedmdn.ops": "python", "fusedmdn.kernels": "kernels/triton"},
+        ext_modules=[cpu],
+        cmdclass={"build_ext": BuildExt},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )

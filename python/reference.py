@@ -94,10 +94,10 @@ def lstm(
     by step, longest sequence first.
     """
     if xw.dim() == 2:
-        live = packed_rows(lengths, len(xw))
-        h, h_T, c_T, gates, cells = lstm(unpack(xw, live), weight_hh, h0, c0, peephole, lengths, clip, save)
-        gates, cells = (v[live] if save else v.flatten(0, 1) for v in (gates, cells))
-        return h[live], h_T, c_T, gates, cells
+        rows = packed_rows(lengths, len(xw))
+        h, h_T, c_T, gates, cells = lstm(unpack(xw, rows), weight_hh, h0, c0, peephole, lengths, clip, save)
+        gates, cells = (v[rows] if save else v.flatten(0, 1) for v in (gates, cells))
+        return h[rows], h_T, c_T, gates, cells
     T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
     acc = accumulate(xw.dtype)
     h, c = h0.to(xw.dtype), c0.to(acc)
@@ -141,11 +141,11 @@ def lstm_backward(
     one matrix product of it with the previous h. Packed where `lstm` was.
     """
     if cells.dim() == 2:
-        live = packed_rows(lengths, len(cells))
-        grad_h, gates, cells = (unpack(v, live) for v in (grad_h, gates, cells))
+        rows = packed_rows(lengths, len(cells))
+        grad_h, gates, cells = (unpack(v, rows) for v in (grad_h, gates, cells))
         rest = weight_hh, c0, peephole, lengths, gates, cells, clip
         dxw, dh0, dc0, dpeephole = lstm_backward(grad_h, grad_h_T, grad_c_T, *rest)
-        return dxw[live], dh0, dc0, dpeephole
+        return dxw[rows], dh0, dc0, dpeephole
     T, B, H = cells.shape
     acc = cells.dtype
     p = None if peephole is None else peephole.to(acc)

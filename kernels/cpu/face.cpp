@@ -86,7 +86,7 @@ std::uint64_t checksum(const unsigned char* data, std::size_t bytes, std::uint64
     };
     const std::size_t whole = bytes / 64 * 64;
     for (std::size_t at = 0; at < whole; at += 64) mix(data + at);
-    std::memcpy(tail, data + whole, bytes - whole);
+    if (bytes > whole) std::memcpy(tail, data + whole, bytes - whole);
     mix(reinterpret_cast<const unsigned char*>(tail));
     std::uint64_t sum = bytes * prime;
     for (int k = 0; k < 8; ++k) {
