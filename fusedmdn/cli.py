@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -31,6 +32,7 @@ app = typer.Typer(
 console = Console()
 Function = TypeVar("Function", bound=Callable[..., Any])
 Default = TrainOptions()
+SAMPLING_DTYPES = {"float32": None, "bf16": torch.bfloat16}
 
 Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
@@ -213,11 +215,14 @@ def sample(
     prime: Annotated[
         Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")
     ] = None,
+    precision: Annotated[str, typer.Option(help="Of the weights: float32, or bf16 (faster).")] = "float32",
     columns: Annotated[int | None, typer.Option(help="Of the grid; default: a square.", min=1)] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Sample sequences and draw them (.svg, .png, .gif) or keep them as strokes (.npz)."""
+    if precision not in SAMPLING_DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(SAMPLING_DTYPES)}; got {precision!r}")
     for path in out:
         if path.suffix not in (".svg", ".png", ".gif", ".npz"):
             raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
@@ -233,9 +238,19 @@ def sample(
     rows = None
     if given is not None:
         rows = torch.from_numpy(given.rows(model.pen, model.scale)[: len(given)])  # without its end row
+    started = time.monotonic()
     batch = model.generate(
-        n, max_steps, seed=seed, first_index=first_index, bias=bias, temperature=temperature, prime=rows
+        n,
+        max_steps,
+        seed=seed,
+        first_index=first_index,
+        bias=bias,
+        temperature=temperature,
+        prime=rows,
+        dtype=SAMPLING_DTYPES[precision],
     )
+    points = int(batch.lengths.sum())
+    rate = points / max(time.monotonic() - started, 1e-9)
     strokes = list(batch)
     if given is not None:
         strokes = [Strokes(np.concatenate([given.points, s.points])) for s in strokes]
@@ -245,10 +260,9 @@ def sample(
         else:
             render.draw(strokes, path, columns)
         _say(f"wrote {path}")
-    points = int(batch.lengths.sum())
     ended = int(batch.state.done.sum())
     ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""
-    _say(f"{n} sequences, {points:,} points{ending}")
+    _say(f"{n} sequences, {points:,} points ({rate:,.0f} points per second){ending}")
 
 
 def _first(source: Path) -> Strokes:

@@ -369,10 +369,8 @@ class FusedLSTMMDN(nn.Module):
         last: list[tuple[Tensor, Tensor]] = []
         for n in range(self.num_layers):
             weight_ih, weight_hh, bias_ih, bias_hh, *peephole = self._layer(n)
-            inputs = [x] if n == 0 or self.skip else []
-            if n:
-                inputs.append(nn.functional.dropout(outputs[-1], self.dropout, self.training))
-            xw = _project(inputs, weight_ih, bias_ih + bias_hh)
+            below = nn.functional.dropout(outputs[-1], self.dropout, self.training) if n else None
+            xw = _project(x if n == 0 or self.skip else None, below, weight_ih, bias_ih + bias_hh)
             out, state_n = ops.lstm(
                 xw,
                 weight_hh,
@@ -383,8 +381,19 @@ class FusedLSTMMDN(nn.Module):
             )
             outputs.append(out)
             last.append(state_n)
-        top = torch.cat(outputs, dim=-1) if self.skip else outputs[-1]
-        return self.head(top), (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
+        return self._head(outputs), (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
+
+    def _head(self, outputs: list[Tensor]) -> Tensor:
+        """Raw output of the layers' outputs side by side, or of the last one's."""
+        if not self.skip or len(outputs) == 1:
+            return self.head(outputs[-1])
+        if not _in_parts(self.head.weight) or _hooked(self.head):
+            return self.head(torch.cat(outputs, dim=-1))
+        parts = self.head.weight.split(self.hidden_size, dim=1)
+        raw = nn.functional.linear(outputs[0].flatten(0, -2), parts[0], self.head.bias)
+        for output, part in zip(outputs[1:], parts[1:], strict=True):
+            raw.addmm_(output.flatten(0, -2), part.t())
+        return raw.view(*outputs[0].shape[:-1], len(self.head.weight))
 
     def _nll(self, raw: Tensor, rows: Tensor, lengths: Tensor | None) -> Tensor:
         return ops.mdn_nll(
@@ -464,20 +473,34 @@ class FusedLSTMMDN(nn.Module):
         )
 
 
-def _project(inputs: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
-    """The inputs (..., ·) side by side times weight^T, plus bias: (..., 4H).
+def _project(first: Tensor | None, second: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    """What is given of the inputs (..., ·), side by side, times weight^T, plus bias: (..., 4H).
 
-    In float32 as a sum of products: a matrix of 403 columns has a slow gradient (59 GFLOP/s against 92 for 400 and 3,
-    on one core of an AMD EPYC with torch 2.13), and nothing is copied. In fewer bits it would round once more.
+    For the C++ kernels in float32 as a sum of two products, ([first ; 1] and second), into memory that is used again: a
+    matrix of 403 columns has a slow gradient (59 GFLOP/s against 92 for 400, on one core of an AMD EPYC, torch 2.13).
+    In fewer bits a sum would round once more.
     """
-    if len(inputs) == 1:
-        return nn.functional.linear(inputs[0], weight, bias)
-    first, second = inputs
-    if torch.promote_types(second.dtype, weight.dtype).itemsize < 4 or torch.is_autocast_enabled(weight.device.type):
-        return nn.functional.linear(torch.cat([first.to(second.dtype), second], dim=-1), weight, bias)
-    narrow, wide = weight.split([first.shape[-1], second.shape[-1]], dim=1)
-    out = nn.functional.linear(first.flatten(0, -2), narrow, bias)
-    return out.addmm_(second.flatten(0, -2), wide.t()).view(*first.shape[:-1], len(weight))
+    given = [v for v in (first, second) if v is not None]
+    shape, like = given[0].shape[:-1], given[-1]
+    if not _in_parts(weight):
+        return nn.functional.linear(torch.cat([v.to(like.dtype) for v in given], dim=-1), weight, bias)
+    ones = like.new_ones(*shape, 1)
+    narrow = ones if first is None else torch.cat([first, ones], dim=-1)
+    width = narrow.shape[-1] - 1
+    out = ops.empty(like, narrow[..., 0].numel(), len(weight))
+    out.addmm_(narrow.flatten(0, -2), torch.cat([weight[:, :width], bias[:, None]], dim=1).t(), beta=0)
+    if second is not None:
+        out.addmm_(second.flatten(0, -2), weight[:, width:].t())
+    return out.view(*shape, len(weight))
+
+
+def _in_parts(weight: Tensor) -> bool:
+    """Whether products of inputs side by side are computed as sums of products."""
+    return weight.dtype == torch.float32 and ops.runs_packed(weight) and not torch.is_autocast_enabled("cpu")
+
+
+def _hooked(module: nn.Module) -> bool:
+    return type(module) is not nn.Linear or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _batched(state: State | None) -> State | None:

@@ -6,6 +6,7 @@
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
+from ._recycled import empty
 from .functional import GenerateState, generate, lstm, mdn_nll, runs_packed
 from .stream import normals, uniforms
 
@@ -14,6 +15,7 @@ __all__ = [
     "GenerateState",
     "backend",
     "cpu_isa",
+    "empty",
     "generate",
     "lstm",
     "mdn_nll",

@@ -88,6 +88,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "fusedmdn_pack": (_POINTER, [ctypes.POINTER(Network)]),
     "fusedmdn_release": (None, [_POINTER]),
     "fusedmdn_run_generate": (_I32, [_POINTER, ctypes.POINTER(Generate)]),
+    "fusedmdn_allocate": (_POINTER, [_I64]),
+    "fusedmdn_free": (None, [_POINTER]),
     "fusedmdn_checksum": (_U64, [_POINTER, _POINTER, _I32, _I32]),
     "fusedmdn_philox_fill": (ctypes.c_int, [_U64, _U64, _I64, _POINTER, _I64, ctypes.c_int, _POINTER]),
     "fusedmdn_philox_block": (None, [_POINTER, _POINTER, _POINTER]),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import _cpu
 from ._checks import check_lengths, expect_shape, packed_steps
+from ._recycled import empty
 from .reference import PEN_LOGITS
 from .stream import STEP_LIMIT
 
@@ -105,8 +106,8 @@ def lstm(
     T, B, lengths = _steps(xw, lengths)
     rows, H = xw.shape[:-1], xw.shape[-1] // 4
     saved = rows if save else (0, *rows[1:])
-    h, h_T, gates = xw.new_empty(*rows, H), xw.new_empty(B, H), xw.new_empty(*saved, 4 * H)
-    c_T, cells = xw.new_empty(B, H, dtype=f32), xw.new_empty(*saved, H, dtype=f32)
+    h, gates, cells = empty(xw, *rows, H), empty(xw, *saved, 4 * H), empty(xw, *saved, H, dtype=f32)
+    h_T, c_T = xw.new_empty(B, H), xw.new_empty(B, H, dtype=f32)
     _call(
         _cpu.Lstm,
         "fusedmdn_run_lstm",
@@ -149,7 +150,7 @@ def lstm_backward(
         raise ValueError(f"cells: expected shape (T, B, H), or (rows, H) packed, got {tuple(cells.shape)}")
     T, B, lengths = _steps(cells, lengths)
     rows, H = cells.shape[:-1], cells.shape[-1]
-    dxw, dh0, dc0 = gates.new_empty(*rows, 4 * H), cells.new_empty(B, H), cells.new_empty(B, H)
+    dxw, dh0, dc0 = empty(gates, *rows, 4 * H), cells.new_empty(B, H), cells.new_empty(B, H)
     dpeephole = None if peephole is None else cells.new_empty(B, 3, H)
     grad_h, grad_h_strides = _rows("grad_h", grad_h, dtype, *rows, H)
     _call(
@@ -209,7 +210,7 @@ def mdn_nll_backward(
 ) -> tuple[Tensor, Tensor]:
     """kernels/cpu/mdn.h; arguments and results as `reference.mdn_nll_backward`."""
     common = _mdn_arguments(raw, target, lengths, pen, num_mixtures, means, clip)
-    draw = torch.empty(raw.shape, dtype=raw.dtype)
+    draw = empty(raw, *raw.shape)
     dtarget = torch.empty(target.shape, dtype=torch.float32) if want_target else None
     grad = _given("grad", grad, torch.float32, *raw.shape[:2])
     _call(_cpu.Mdn, "fusedmdn_run_mdn_nll_backward", **common, grad=grad, draw=draw, dtarget=dtarget)

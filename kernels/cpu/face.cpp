@@ -65,7 +65,7 @@ int with_layout(int (*kernel)(const A&, Layout), const A& a) {
             offset[t] = next;
             next += alive;
         }
-        return kernel(a, {order.data(), offset.data(), next});
+        return kernel(a, {order.data(), offset.data()});
     } catch (const std::bad_alloc&) {
         return FUSEDMDN_NO_MEMORY;
     }
@@ -159,6 +159,11 @@ FUSEDMDN_API std::int32_t fusedmdn_run_generate(const void* handle, const fusedm
     const auto* packed = static_cast<const Packed*>(handle);
     return packed->kernels->generate(packed->network, packed->bf16, *a);
 }
+
+// Memory as threads.h has it, for whoever keeps outputs to use them again.
+FUSEDMDN_API void* fusedmdn_allocate(std::int64_t bytes) { return allocate(static_cast<std::size_t>(bytes)); }
+
+FUSEDMDN_API void fusedmdn_free(void* memory) { release(memory); }
 
 // A checksum of the contents of `count` buffers, whatever the number of threads.
 FUSEDMDN_API std::uint64_t fusedmdn_checksum(const void* const* data, const std::int64_t* bytes, std::int32_t count,

@@ -5,10 +5,9 @@
 
 namespace fusedmdn {
 
-// Where rows lie: order (B) has the sequences, longest first; the row of step t of sequence b is offset[t] + b, of `rows`.
+// Where rows lie: order (B) has the sequences, longest first; the row of step t of sequence b is offset[t] + b.
 struct Layout {
     const std::int64_t *order, *offset;
-    std::int64_t rows;
 };
 
 struct Kernels {

@@ -100,10 +100,6 @@ inline int lstm(const fusedmdn_lstm& a, Layout layout) {
     const int64_t panel_size = padded(a.H, E{}) * 4 * LANES;
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
-    const int64_t elements = layout.rows * a.H;
-    prefer_huge_pages(a.h, elements * sizeof(E));
-    if (a.gates) prefer_huge_pages(a.gates, 4 * elements * sizeof(E));
-    if (a.gates) prefer_huge_pages(a.cells, elements * sizeof(float));
     const Plain<E> weight{static_cast<const E*>(a.weight_hh), a.H, a.H, 1};
     parallel(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts) pack_panel(packed + p * panel_size, weight, 4, panels.columns(p));
@@ -202,7 +198,6 @@ inline int lstm_backward(const fusedmdn_lstm_backward& a, Layout layout) {
     const int64_t panel_size = padded(4 * a.H, E{}) * 4 * LANES;  // the last may be smaller
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
-    prefer_huge_pages(a.dxw, layout.rows * 4 * a.H * sizeof(E));
     const Plain<E> transposed{static_cast<const E*>(a.weight_hh), 4 * a.H, 1, a.H};
     parallel(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts)

@@ -255,7 +255,6 @@ template <class E, bool BACKWARD>
 inline int mdn(const fusedmdn_mdn& a) {
     int status = FUSEDMDN_OK;
     const int64_t rows = a.T * a.B;
-    if (BACKWARD) prefer_huge_pages(a.draw, rows * MdnSizes(a).D * sizeof(E));
     parallel(a.threads, [&](int part, int parts) {
         const int got = mdn_rows<E, BACKWARD>(a, rows * part / parts, rows * (part + 1) / parts);
         if (got) __atomic_store_n(&status, got, __ATOMIC_RELAXED);

@@ -39,20 +39,8 @@ double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-constexpr std::size_t huge = std::size_t{1} << 21;
-constexpr std::size_t recycled = std::size_t{1} << 25;  // glibc keeps smaller blocks for the next call, pages and all
-
-void prefer_huge_pages(void* memory, std::size_t bytes) {
-#if defined(__linux__)
-    const auto start = reinterpret_cast<std::uintptr_t>(memory), first = (start + huge - 1) / huge * huge;
-    const auto end = (start + bytes) / huge * huge;
-    if (memory && bytes >= recycled && first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)bytes;
-#endif
-}
-
 void* allocate(std::size_t bytes) {
+    constexpr std::size_t huge = std::size_t{1} << 21;
     const std::size_t alignment = bytes >= huge ? huge : 64;
     const std::size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     if (rounded < bytes) return nullptr;

@@ -23,8 +23,6 @@ void team_stop(Team* team);
 void* allocate(std::size_t bytes);
 void release(void* memory);
 
-// Asks for huge pages in a large output that somebody else has allocated: 80 MB cost 10 ms to fill, not 35.
-void prefer_huge_pages(void* memory, std::size_t bytes);
 
 // Seconds of a steady clock.
 double now();

@@ -86,6 +86,10 @@ def test_sample_every_format(run, tmp_path, source):
     assert len(strokes) == 4
     call("sample", source, "-n", 2, "--seed", 3, "--first-index", 2, "--max-steps", 150, "--out", tmp_path / "y.npz")
     rest = load(tmp_path / "y.npz")
+    bf16 = tmp_path / "bf16.npz"
+    told = call("sample", source, "-n", 4, "--seed", 3, "--max-steps", 150, "--precision", "bf16", "--out", bf16)
+    assert re.search(r"4 sequences, [\d,]+ points \([\d,]+ points per second\)", told)
+    assert not np.array_equal(load(bf16)[0].points[:5], strokes[0].points[:5])
     for a, b in zip((strokes[2], strokes[3]), rest, strict=True):
         assert np.allclose(a.points[:5], b.points[:5], atol=1e-3)
 
@@ -151,6 +155,7 @@ def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["sample", "nowhere", "--out", "x.svg"], "nowhere: no config.json there"),
+        (["sample", "kanji", "--out", "x.svg", "--precision", "fp8"], "one of float32, bf16; got 'fp8'"),
         (["sample", "kanji", "--out", "x.bmp"], "the output ends in .svg, .png, .gif or .npz"),
         (["sample", "kanji", "--out", "no/such/x.svg"], "there is no directory no/such"),
         (["sample", "kanji", "--out", "x.svg", "--temperature", "0"], "temperature must be finite and > 0, got 0"),

@@ -12,7 +12,7 @@ import time
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import _cpu, cpu, reference
+from fusedmdn.ops import _cpu, _recycled, cpu, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -575,3 +575,47 @@ def test_generate_refuses_by_name(change, message):
             weights(3, 8, 13), *(a[k] for k in ("h", "c", "row", "drawn", "done", "seed")), 4, a["bias"], torch.ones(2),
             a["prime"], None, 2, "bernoulli", "linear", False, False,
         )  # fmt: skip
+
+
+# Memory that is used again
+
+
+def test_large_arrays_use_their_memory_again(monkeypatch):
+    """Freed memory serves the next array of about its size, never one that is still in use; what is kept is bounded."""
+    monkeypatch.setattr(_recycled, "SMALLEST", 1 << 16)
+    monkeypatch.setattr(_recycled, "ROUNDED", 1 << 16)
+    monkeypatch.setattr(_recycled, "KEPT", 1 << 20)
+    like = torch.empty(0)
+    first = ops.empty(like, 100, 200)
+    view, address = first.fill_(1)[5:], first.data_ptr()
+    second = ops.empty(like, 100, 200).fill_(2)
+    del first
+    third = ops.empty(like, 100, 200).fill_(3)  # the view still holds the first one's memory
+    assert len({address, second.data_ptr(), third.data_ptr()}) == 3
+    assert (view == 1).all()
+    assert (second == 2).all()
+    del view
+    again = ops.empty(like, 110, 180)
+    assert again.data_ptr() == address
+    assert not again._is_view()
+    for _ in range(3):
+        del second, third, again
+        second, third, again = (ops.empty(like, 300, 300 + 50 * k) for k in range(3))
+    del second, third, again
+    assert sum(size for size, _ in _recycled._free) <= 1 << 20
+    assert ops.empty(like, 7, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert ops.empty(like.to("meta"), 1000, 1000).device.type == "meta"
+
+
+def test_training_on_recycled_memory_is_the_same(monkeypatch):
+    model, x, lengths = FusedLSTMMDN(3, 40, 2, 3, skip=True), torch.randn(20, 8, 3), torch.randint(1, 21, (8,))
+
+    def gradients():
+        return torch.autograd.grad(model.nll(x, lengths) + model.nll(x), model.parameters())
+
+    expected = gradients()
+    monkeypatch.setattr(_recycled, "SMALLEST", 1 << 10)
+    monkeypatch.setattr(_recycled, "ROUNDED", 1 << 10)
+    for _ in range(3):
+        for a, b in zip(gradients(), expected, strict=True):
+            assert torch.equal(a, b)
