@@ -37,9 +37,9 @@ def empty(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Tensor
     memory = (ctypes.c_char * size).from_address(block[1])
     weakref.finalize(memory, _give, lib, block).atexit = False  # the tensor's storage holds `memory`
     storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-    return like.new_empty(0, dtype=dtype).set_(
-        storage, 0, shape
-    )  # no view: autograd would copy what is written into one
+    strides = like.new_empty(shape, device="meta").stride()
+    # set_ makes no view: autograd would copy whatever is written into one
+    return like.new_empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
 def _take(size: int) -> tuple[int, int] | None:
