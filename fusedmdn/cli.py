@@ -238,6 +238,7 @@ def sample(
     rows = None
     if given is not None:
         rows = torch.from_numpy(given.rows(model.pen, model.scale)[: len(given)])  # without its end row
+    model.generate(1, 0)  # a custom operator's first call makes torch load its compiler, which is not sampling
     started = time.monotonic()
     batch = model.generate(
         n,
