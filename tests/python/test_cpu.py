@@ -481,8 +481,8 @@ def test_sampling_after_a_fork():
 
 def test_a_long_call_hears_ctrl_c():
     code = (
-        "import torch; from fusedmdn import FusedLSTMMDN; print('ready', flush=True)\n"
-        "try: FusedLSTMMDN(3, 400, 3, 20, skip=True).generate(512, 100_000, seed=0)\n"
+        "from fusedmdn import FusedLSTMMDN; model = FusedLSTMMDN(3, 400, 3, 20, skip=True); model.generate(1, 1)\n"
+        "try: print('ready', flush=True); model.generate(512, 100_000, seed=0)\n"
         "except KeyboardInterrupt: print('interrupted')"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
