@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .ops import reference
+from .ops import checks
 
 if TYPE_CHECKING:
     from .module import FusedLSTMMDN
@@ -26,7 +26,7 @@ def from_modules(cls: type[FusedLSTMMDN], lstm: nn.LSTM, head: nn.Linear, option
             f"lstm and head: expected one dtype and device, got {lstm.weight_hh_l0.dtype} on "
             f"{lstm.weight_hh_l0.device} and {head.weight.dtype} on {head.weight.device}"
         )
-    pen = {logits: name for name, logits in reference.PEN_LOGITS.items()}.get(head.out_features % 6)
+    pen = {logits: name for name, logits in checks.PEN_LOGITS.items()}.get(head.out_features % 6)
     if pen is None or head.out_features < 7:
         raise ValueError(f"head: expected 1 + 6M or 3 + 6M output features, got {head.out_features}")
     module = cls(

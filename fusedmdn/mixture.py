@@ -9,7 +9,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .ops import functional, reference, stream
+from .ops import checks, functional, reference, stream
 
 
 class StrokeMixture(Distribution):
@@ -31,12 +31,12 @@ class StrokeMixture(Distribution):
     has_rsample = False
 
     def __init__(self, raw: Tensor, num_mixtures: int, pen: str = "bernoulli", means: str = "linear") -> None:
-        functional.check_options(pen, means, num_mixtures)
-        width = reference.PEN_LOGITS[pen] + 6 * num_mixtures
+        checks.check_options(pen, means, num_mixtures)
+        width = checks.PEN_LOGITS[pen] + 6 * num_mixtures
         if not raw.dim() or raw.shape[-1] != width:
             raise ValueError(f"raw: expected shape (..., {width}), got {tuple(raw.shape)}")
         self.raw, self.num_mixtures, self.pen, self.means = raw, num_mixtures, pen, means
-        super().__init__(raw.shape[:-1], torch.Size([functional.ROW[pen]]), validate_args=False)
+        super().__init__(raw.shape[:-1], torch.Size([checks.ROW[pen]]), validate_args=False)
 
     def __repr__(self) -> str:
         """Short form, with shapes and options."""
@@ -129,6 +129,6 @@ def _rebuild(raw: Any, options: tuple[int, str, str]) -> StrokeMixture:
     mixture = object.__new__(StrokeMixture)
     mixture.raw, (mixture.num_mixtures, mixture.pen, mixture.means) = raw, options
     mixture._batch_shape = raw.shape[:-1] if isinstance(raw, Tensor) else torch.Size()
-    mixture._event_shape = torch.Size([functional.ROW[options[1]]])
+    mixture._event_shape = torch.Size([checks.ROW[options[1]]])
     mixture._validate_args = False
     return mixture

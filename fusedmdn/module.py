@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import ops
 from .mixture import StrokeMixture
-from .ops import functional
+from .ops import checks
 from .packing import Packing
+from .products import head_of, side_by_side
 from .stroke_batch import StrokeBatch
 from .strokes import Scale
 
@@ -66,7 +67,7 @@ class FusedLSTMMDN(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        functional.check_options(pen, means, num_mixtures)
+        checks.check_options(pen, means, num_mixtures)
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
             if size < 1:
                 raise ValueError(f"{name} must be >= 1, got {size}")
@@ -89,7 +90,7 @@ class FusedLSTMMDN(nn.Module):
                 shapes["peephole"] = (3, H)
             for name, shape in shapes.items():
                 setattr(self, f"{name}_l{n}", nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        width = ops.reference.PEN_LOGITS[pen] + 6 * num_mixtures
+        width = checks.PEN_LOGITS[pen] + 6 * num_mixtures
         self.head = nn.Linear(H * (num_layers if skip else 1), width, device=device, dtype=dtype)
         self.reset_parameters()
 
@@ -167,7 +168,7 @@ class FusedLSTMMDN(nn.Module):
             rows, its_lengths, _ = self._time_first("target", target, None)
             if its_lengths is not None and lengths is not None and not torch.equal(its_lengths, lengths):
                 raise ValueError(f"target: expected the input's lengths {lengths.tolist()}, got {its_lengths.tolist()}")
-            expected = (*x.shape[:2], functional.ROW[self.pen])
+            expected = (*x.shape[:2], checks.ROW[self.pen])
             if tuple(rows.shape) != expected:
                 raise ValueError(f"target: expected shape {expected} (T, B, row), got {tuple(rows.shape)}")
         state = state if batched else _batched(state)
@@ -353,7 +354,7 @@ class FusedLSTMMDN(nn.Module):
         """nll (T, B) of the rows that follow the inputs, and (h, c); no work on padding where the kernels allow it."""
         if state is not None:
             self._check_state(state, x.shape[1])
-        if lengths is None or not ops.runs_packed(self.head.weight) or bool((lengths == x.shape[0]).all()):
+        if lengths is None or not ops.runs_on_cpu_kernels(self.head.weight) or bool((lengths == x.shape[0]).all()):
             raw, new_state = self.raw_output(x, state, lengths)
             return self._nll(raw, rows, lengths), new_state
         packing = Packing(lengths, x.shape[0])
@@ -369,8 +370,10 @@ class FusedLSTMMDN(nn.Module):
         last: list[tuple[Tensor, Tensor]] = []
         for n in range(self.num_layers):
             weight_ih, weight_hh, bias_ih, bias_hh, *peephole = self._layer(n)
-            below = nn.functional.dropout(outputs[-1], self.dropout, self.training) if n else None
-            xw = _project(x if n == 0 or self.skip else None, below, weight_ih, bias_ih + bias_hh)
+            inputs = [x] if n == 0 or self.skip else []
+            if n:
+                inputs.append(nn.functional.dropout(outputs[-1], self.dropout, self.training))
+            xw = side_by_side(inputs, weight_ih, bias_ih + bias_hh)
             out, state_n = ops.lstm(
                 xw,
                 weight_hh,
@@ -381,19 +384,8 @@ class FusedLSTMMDN(nn.Module):
             )
             outputs.append(out)
             last.append(state_n)
-        return self._head(outputs), (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
-
-    def _head(self, outputs: list[Tensor]) -> Tensor:
-        """Raw output of the layers' outputs side by side, or of the last one's."""
-        if not self.skip or len(outputs) == 1:
-            return self.head(outputs[-1])
-        if not _in_parts(self.head.weight) or _hooked(self.head):
-            return self.head(torch.cat(outputs, dim=-1))
-        parts = self.head.weight.split(self.hidden_size, dim=1)
-        raw = nn.functional.linear(outputs[0].flatten(0, -2), parts[0], self.head.bias)
-        for output, part in zip(outputs[1:], parts[1:], strict=True):
-            raw.addmm_(output.flatten(0, -2), part.t())
-        return raw.view(*outputs[0].shape[:-1], len(self.head.weight))
+        raw = head_of(outputs if self.skip else outputs[-1:], self.head)
+        return raw, (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
 
     def _nll(self, raw: Tensor, rows: Tensor, lengths: Tensor | None) -> Tensor:
         return ops.mdn_nll(
@@ -418,11 +410,11 @@ class FusedLSTMMDN(nn.Module):
         if value.dim() == 2:
             if lengths is not None:
                 lengths = lengths.reshape(1)
-            return value.unsqueeze(1), functional.check_lengths(lengths, value.shape[0], 1), False
+            return value.unsqueeze(1), checks.check_lengths(lengths, value.shape[0], 1), False
         if value.dim() != 3:
             raise ValueError(f"{name}: expected 2 (unbatched) or 3 dimensions, got shape {tuple(value.shape)}")
         value = value.transpose(0, 1) if self.batch_first else value
-        lengths = functional.check_lengths(lengths, value.shape[0], value.shape[1])
+        lengths = checks.check_lengths(lengths, value.shape[0], value.shape[1])
         return value, None if lengths is None else lengths.to(value.device), True
 
     def _laid_out(self, value: Tensor, batched: bool) -> Tensor:
@@ -438,7 +430,7 @@ class FusedLSTMMDN(nn.Module):
                 raise ValueError(f"state {name}: expected shape {expected}, got {tuple(value.shape)}")
 
     def _check_row_size(self, method: str) -> None:
-        row = functional.ROW[self.pen]
+        row = checks.ROW[self.pen]
         if self.input_size != row:
             raise ValueError(
                 f"{method} feeds rows back: pen={self.pen!r} needs input_size={row}, not {self.input_size}"
@@ -471,36 +463,6 @@ class FusedLSTMMDN(nn.Module):
             seed=_int64("seed", seed),
             first_index=_int64("first_index", first_index),
         )
-
-
-def _project(first: Tensor | None, second: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-    """What is given of the inputs (..., ·), side by side, times weight^T, plus bias: (..., 4H).
-
-    For the C++ kernels in float32 as a sum of two products, ([first ; 1] and second), into memory that is used again: a
-    matrix of 403 columns has a slow gradient (59 GFLOP/s against 92 for 400, on one core of an AMD EPYC, torch 2.13).
-    In fewer bits a sum would round once more.
-    """
-    given = [v for v in (first, second) if v is not None]
-    shape, like = given[0].shape[:-1], given[-1]
-    if not _in_parts(weight):
-        return nn.functional.linear(torch.cat([v.to(like.dtype) for v in given], dim=-1), weight, bias)
-    ones = like.new_ones(*shape, 1)
-    narrow = ones if first is None else torch.cat([first, ones], dim=-1)
-    width = narrow.shape[-1] - 1
-    out = ops.empty(like, narrow[..., 0].numel(), len(weight))
-    out.addmm_(narrow.flatten(0, -2), torch.cat([weight[:, :width], bias[:, None]], dim=1).t(), beta=0)
-    if second is not None:
-        out.addmm_(second.flatten(0, -2), weight[:, width:].t())
-    return out.view(*shape, len(weight))
-
-
-def _in_parts(weight: Tensor) -> bool:
-    """Whether products of inputs side by side are computed as sums of products."""
-    return weight.dtype == torch.float32 and ops.runs_packed(weight) and not torch.is_autocast_enabled("cpu")
-
-
-def _hooked(module: nn.Module) -> bool:
-    return type(module) is not nn.Linear or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _batched(state: State | None) -> State | None:

@@ -6,8 +6,7 @@
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
-from ._recycled import empty
-from .functional import GenerateState, generate, lstm, mdn_nll, runs_packed
+from .functional import GenerateState, generate, lstm, mdn_nll, runs_on_cpu_kernels
 from .stream import normals, uniforms
 
 __all__ = [
@@ -15,14 +14,13 @@ __all__ = [
     "GenerateState",
     "backend",
     "cpu_isa",
-    "empty",
     "generate",
     "lstm",
     "mdn_nll",
     "normals",
     "reference",
     "report",
-    "runs_packed",
+    "runs_on_cpu_kernels",
     "stream",
     "uniforms",
 ]

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+NO_MEMORY = 2  # FUSEDMDN_NO_MEMORY of face.h
+
 _I32, _I64, _U64, _F32, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_uint64, ctypes.c_float, ctypes.c_void_p
 
 

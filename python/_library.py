@@ -15,13 +15,13 @@ from ._backend import kernel, register
 from .reference import accumulate, alive
 
 
-def _operator(name: str, schema: str) -> torch.library.CustomOpDef:
-    """Define fusedmdn::name, run by the backend of its first large tensor's device and dtype."""
+def _operator(name: str, schema: str, typed_by: int = 0) -> torch.library.CustomOpDef:
+    """Define fusedmdn::name, run by the backend for the device and dtype of one argument (or of its first tensor)."""
     register(name, "reference")(getattr(reference, name))
     register(name, "cpu")(getattr(cpu, name))
 
     def run(*args: Any) -> Any:
-        like = args[1] if name == "mdn_nll_backward" else args[0]
+        like = args[typed_by]
         like = like[0] if isinstance(like, (list, tuple)) else like
         device = like.device.type
         with torch.autocast(device, enabled=False):  # an operator's dtypes are those of its arguments
@@ -58,6 +58,7 @@ mdn_nll_backward = _operator(
     "mdn_nll_backward",
     "(Tensor grad, Tensor raw, Tensor target, Tensor? lengths, str pen, int num_mixtures, str means, float? clip,"
     " bool want_target) -> (Tensor raw, Tensor target)",
+    typed_by=1,
 )
 generate = _operator(
     "generate",

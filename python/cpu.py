@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from . import _cpu
-from ._checks import check_lengths, expect_shape, packed_steps
-from ._recycled import empty
-from .reference import PEN_LOGITS
+from .checks import PEN_LOGITS, ROW, check_clip, check_lengths, check_options, check_weights, expect_shape, packed_steps
+from .recycled import empty
 from .stream import STEP_LIMIT
 
 PACKED_NETWORKS = 4  # kept for the next call, the least recently used dropped first
@@ -64,12 +63,6 @@ def _kernel_dtype(name: str, tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def _clip(clip: float | None) -> float:
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be > 0 or None, got {clip}")
-    return math.inf if clip is None else clip
-
-
 def _call(struct: type[ctypes.Structure], function: str, **fields: Any) -> None:
     """Run one of the face's functions; tensors are passed as their pointers."""
     lib = _library()
@@ -78,7 +71,7 @@ def _call(struct: type[ctypes.Structure], function: str, **fields: Any) -> None:
 
 
 def _succeed(status: int, what: str) -> None:
-    if status == 2:
+    if status == _cpu.NO_MEMORY:
         raise MemoryError(f"{what}: not enough memory")
     if status:
         raise RuntimeError(f"{what} failed with status {status}")
@@ -103,26 +96,18 @@ def lstm(
     dtype, f32 = _kernel_dtype("xw", xw), torch.float32
     if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
         raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
-    T, B, lengths = _steps(xw, lengths)
     rows, H = xw.shape[:-1], xw.shape[-1] // 4
+    common = _recurrence(xw, weight_hh, c0, peephole, lengths, H)
+    B = common["B"]
     saved = rows if save else (0, *rows[1:])
     h, gates, cells = empty(xw, *rows, H), empty(xw, *saved, 4 * H), empty(xw, *saved, H, dtype=f32)
     h_T, c_T = xw.new_empty(B, H), xw.new_empty(B, H, dtype=f32)
     _call(
         _cpu.Lstm,
         "fusedmdn_run_lstm",
-        T=T,
-        B=B,
-        H=H,
-        bf16=dtype == torch.bfloat16,
-        threads=_threads(4.0 * rows.numel() * H * H, B),
-        packed=xw.dim() == 2,
+        **common,
         xw=_same_dtype("xw", xw, dtype, *rows, 4 * H),
-        weight_hh=_same_dtype("weight_hh", weight_hh, dtype, 4 * H, H),
         h0=_given("h0", h0, dtype, B, H),
-        c0=_given("c0", c0, f32, B, H),
-        peephole=None if peephole is None else _given("peephole", peephole, f32, 3, H),
-        lengths=lengths,
         h=h,
         h_T=h_T,
         c_T=c_T,
@@ -148,29 +133,21 @@ def lstm_backward(
     dtype, f32 = _kernel_dtype("gates", gates), torch.float32
     if cells.dim() not in (2, 3):
         raise ValueError(f"cells: expected shape (T, B, H), or (rows, H) packed, got {tuple(cells.shape)}")
-    T, B, lengths = _steps(cells, lengths)
     rows, H = cells.shape[:-1], cells.shape[-1]
+    common = _recurrence(gates, weight_hh, c0, peephole, lengths, H)
+    B = common["B"]
     dxw, dh0, dc0 = empty(gates, *rows, 4 * H), cells.new_empty(B, H), cells.new_empty(B, H)
     dpeephole = None if peephole is None else cells.new_empty(B, 3, H)
     grad_h, grad_h_strides = _rows("grad_h", grad_h, dtype, *rows, H)
     _call(
         _cpu.LstmBackward,
         "fusedmdn_run_lstm_backward",
-        T=T,
-        B=B,
-        H=H,
-        bf16=dtype == torch.bfloat16,
-        threads=_threads(4.0 * rows.numel() * H * H, B),
-        clip=_clip(clip),
-        packed=cells.dim() == 2,
+        **common,
+        clip=_bound(clip),
         grad_h=grad_h,
         grad_h_strides=grad_h_strides,
         grad_h_T=_given("grad_h_T", grad_h_T, f32, B, H),
         grad_c_T=_given("grad_c_T", grad_c_T, f32, B, H),
-        weight_hh=_same_dtype("weight_hh", weight_hh, dtype, 4 * H, H),
-        c0=_given("c0", c0, f32, B, H),
-        peephole=None if peephole is None else _given("peephole", peephole, f32, 3, H),
-        lengths=lengths,
         gates=_same_dtype("gates", gates, dtype, *rows, 4 * H),
         cells=_same_dtype("cells", cells, f32, *rows, H),
         dxw=dxw,
@@ -179,6 +156,31 @@ def lstm_backward(
         dpeephole=dpeephole,
     )
     return dxw, dh0, dc0, cells.new_empty(0) if dpeephole is None else dpeephole.sum(0)
+
+
+def _recurrence(
+    rows: Tensor, weight_hh: Tensor, c0: Tensor, peephole: Tensor | None, lengths: Tensor | None, H: int
+) -> dict[str, Any]:
+    """What both directions are told, for rows (T, B, ·), or packed (rows, ·)."""
+    dtype, f32 = rows.dtype, torch.float32
+    if rows.dim() == 3:
+        T, B = rows.shape[:2]
+        lengths = _lengths(lengths, T, B)
+    else:
+        lengths, T = packed_steps(lengths, len(rows))
+        B, lengths = len(lengths), lengths.contiguous()
+    return {
+        "T": T,
+        "B": B,
+        "H": H,
+        "bf16": dtype == torch.bfloat16,
+        "threads": _threads(4.0 * rows.shape[:-1].numel() * H * H, B),
+        "packed": rows.dim() == 2,
+        "weight_hh": _same_dtype("weight_hh", weight_hh, dtype, 4 * H, H),
+        "c0": _given("c0", c0, f32, B, H),
+        "peephole": None if peephole is None else _given("peephole", peephole, f32, 3, H),
+        "lengths": lengths,
+    }
 
 
 def mdn_nll(
@@ -221,6 +223,7 @@ def _mdn_arguments(
     raw: Tensor, target: Tensor, lengths: Tensor | None, pen: str, M: int, means: str, clip: float | None
 ) -> dict[str, Any]:
     dtype = _kernel_dtype("raw", raw)
+    check_options(pen, means, M)
     P = PEN_LOGITS[pen]
     if raw.dim() != 3:
         raise ValueError(f"raw: expected shape (T, B, {P + 6 * M}), got {tuple(raw.shape)}")
@@ -234,20 +237,17 @@ def _mdn_arguments(
         "categorical": pen == "categorical",
         "sigmoid_means": means == "sigmoid",
         "threads": _threads(100.0 * T * B * M, T * B),
-        "clip": _clip(clip),
+        "clip": _bound(clip),
         "raw": raw,
         "raw_strides": raw_strides,
-        "target": _given("target", target, torch.float32, T, B, P + 2),
+        "target": _given("target", target, torch.float32, T, B, ROW[pen]),
         "lengths": _lengths(lengths, T, B),
     }
 
 
-def _steps(rows: Tensor, lengths: Tensor | None) -> tuple[int, int, Tensor | None]:
-    """T, B and the lengths of (T, B, ·), or of (rows, ·) packed."""
-    if rows.dim() == 3:
-        return rows.shape[0], rows.shape[1], _lengths(lengths, rows.shape[0], rows.shape[1])
-    lengths, T = packed_steps(lengths, rows.shape[0])
-    return T, len(lengths), lengths.contiguous()
+def _bound(clip: float | None) -> float:
+    check_clip(clip)
+    return math.inf if clip is None else clip
 
 
 def _lengths(lengths: Tensor | None, T: int, B: int, name: str = "lengths") -> Tensor | None:
@@ -312,14 +312,9 @@ def generate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """kernels/cpu/sampler.h; arguments and results as `reference.generate`."""
     dtype, f32, i64 = _kernel_dtype("weights[0]", weights[0]), torch.float32, torch.int64
-    if h.dim() != 3:
-        raise ValueError(f"h: expected shape (L, B, H), got {tuple(h.shape)}")
-    L, B, H = h.shape
-    columns = PEN_LOGITS[pen] + 2
-    shapes = _weight_shapes(L, H, columns, PEN_LOGITS[pen] + 6 * num_mixtures, skip, peephole)
-    if len(weights) != len(shapes):
-        raise ValueError(f"expected {len(shapes)} weights for {L} layers, got {len(weights)}")
-    plain = [_same_dtype(f"weights[{k}]", w, dtype, *s) for k, (w, s) in enumerate(zip(weights, shapes, strict=True))]
+    check_options(pen, means, num_mixtures)
+    check_weights(weights, h, num_mixtures, pen, skip, peephole)
+    (L, B, H), columns, plain = h.shape, ROW[pen], [w.detach().contiguous() for w in weights]
     drawn, done = _given("drawn", drawn, i64, B), _given("done", done, torch.bool, B)
     if B and (int(drawn.min()) < 0 or int(drawn.max()) > STEP_LIMIT - steps):
         raise ValueError(f"drawn: expected values in [0, 2^32 - {steps}], got {int(drawn.min())} to {int(drawn.max())}")
@@ -373,14 +368,6 @@ def generate(
     _succeed(status, "generate")
     points, lengths, new_h, new_c, new_row, new_drawn, new_done = outputs.values()
     return points, lengths, new_h, new_c, new_row, new_drawn, new_done
-
-
-def _weight_shapes(L: int, H: int, I: int, D: int, skip: bool, peephole: bool) -> list[tuple[int, ...]]:
-    shapes: list[tuple[int, ...]] = []
-    for n in range(L):
-        below = I if n == 0 else H + I * skip
-        shapes += [(4 * H, below), (4 * H, H), (4 * H,), (4 * H,)] + [(3, H)] * peephole
-    return [*shapes, (D, H * (L if skip else 1)), (D,)]
 
 
 def _interruptible(run: Callable[[], int], stop: ctypes.c_int32) -> int:

@@ -7,11 +7,16 @@ import torch
 from torch import Tensor
 
 from . import _backend, _library
-from ._checks import check_lengths, expect_shape, packed_steps
-from .reference import PEN_LOGITS
-
-ROW = {"bernoulli": 3, "categorical": 5}
-MEANS = ("linear", "sigmoid")
+from .checks import (
+    PEN_LOGITS,
+    ROW,
+    check_clip,
+    check_lengths,
+    check_options,
+    check_weights,
+    expect_shape,
+    packed_steps,
+)
 
 
 class GenerateState(NamedTuple):
@@ -77,7 +82,7 @@ def lstm(
             raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
     if peephole is not None:
         expect_shape("peephole", peephole, 3, H)
-    _check_clip(clip)
+    check_clip(clip)
     given = (xw, weight_hh, h0, c0, peephole)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in given)
     h, h_T, c_T, _, _ = _library.lstm(xw, weight_hh, h0, c0, peephole, lengths, clip, save)
@@ -120,7 +125,7 @@ def mdn_nll(
     expect_shape("raw", raw, T, B, PEN_LOGITS[pen] + 6 * num_mixtures)
     expect_shape("target", target, T, B, ROW[pen])
     lengths = check_lengths(lengths, T, B)
-    _check_clip(clip)
+    check_clip(clip)
     return _library.mdn_nll(raw, target, lengths, pen, num_mixtures, means, clip)
 
 
@@ -173,7 +178,7 @@ def generate(
         raise ValueError(f"steps must be >= 0, got {steps}")
     if state.h.dim() != 3 or state.h.shape[1] != B:
         raise ValueError(f"state.h: expected shape (L, {B}, H), got {tuple(state.h.shape)}")
-    _check_weights(weights, state.h.shape[0], state.h.shape[2], num_mixtures, pen, skip, peephole)
+    check_weights(list(weights), state.h, num_mixtures, pen, skip, peephole)
     expect_shape("state.row", state.row, B, ROW[pen])
     expect_shape("state.c", state.c, *state.h.shape)
     expect_shape("state.drawn", state.drawn, B)
@@ -210,42 +215,11 @@ def generate(
     return points, lengths, GenerateState(h, c, row, drawn, done, state.seed, state.first_index)
 
 
-def runs_packed(like: Tensor) -> bool:
-    """Whether `lstm` gains by packed rows here: its kernel does work for each, and their number may be looked at."""
+def runs_on_cpu_kernels(like: Tensor) -> bool:
+    """Whether `lstm` runs on the C++ kernels here and now, and not in a graph: then values may be looked at."""
     if torch.compiler.is_compiling() or like.device.type != "cpu":
         return False
     return _backend.in_use("lstm", "cpu", like.dtype) == "cpu"
-
-
-def check_options(pen: str, means: str, num_mixtures: int) -> None:
-    """Raise ValueError for an unknown pen model or kind of means, or M < 1."""
-    if pen not in PEN_LOGITS:
-        raise ValueError(f"pen must be 'bernoulli' or 'categorical', got {pen!r}")
-    if means not in MEANS:
-        raise ValueError(f"means must be 'linear' or 'sigmoid', got {means!r}")
-    if num_mixtures < 1:
-        raise ValueError(f"num_mixtures must be >= 1, got {num_mixtures}")
-
-
-def _check_weights(
-    weights: Sequence[Tensor], L: int, H: int, num_mixtures: int, pen: str, skip: bool, peephole: bool
-) -> None:
-    D = PEN_LOGITS[pen] + 6 * num_mixtures
-    expected: list[tuple[str, tuple[int, ...]]] = []
-    for n in range(L):
-        below = ROW[pen] if n == 0 else H + ROW[pen] * skip
-        expected += [("weight_ih", (4 * H, below)), ("weight_hh", (4 * H, H)), ("bias_ih", (4 * H,))]
-        expected += [("bias_hh", (4 * H,))] + [("peephole", (3, H))] * peephole
-    expected += [("head weight", (D, H * (L if skip else 1))), ("head bias", (D,))]
-    if len(weights) != len(expected):
-        raise ValueError(f"expected {len(expected)} weights for {L} layers, got {len(weights)}")
-    like = weights[0]
-    for k, (weight, (name, shape)) in enumerate(zip(weights, expected, strict=True)):
-        expect_shape(f"weights[{k}] ({name})", weight, *shape)
-        if weight.dtype != like.dtype or weight.device != like.device:
-            raise ValueError(
-                f"weights[{k}] ({name}): expected {like.dtype} on {like.device}, got {weight.dtype} on {weight.device}"
-            )
 
 
 def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
@@ -254,11 +228,6 @@ def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return False
     return torch.float64 not in (a.dtype, b.dtype)
-
-
-def _check_clip(clip: float | None) -> None:
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be > 0 or None, got {clip}")
 
 
 def _per_sequence(

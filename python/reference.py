@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import packed_steps
+from .checks import PEN_LOGITS, packed_steps
 from .stream import box_muller, uniforms
 
-PEN_LOGITS = {"bernoulli": 1, "categorical": 3}
 LOG_SIGMA_LIMIT = 12.0
 RHO_LIMIT = 15.0
 END = 4  # the column of a stroke-5 row that says that the sequence has ended

@@ -12,7 +12,7 @@ import time
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import _cpu, _recycled, cpu, reference
+from fusedmdn.ops import _cpu, cpu, recycled, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -218,7 +218,7 @@ def test_module_packs_ragged_batches():
     results = []
     for name in ("cpu", "reference"):
         with ops.backend(name):
-            assert ops.runs_packed(model.head.weight) == (name == "cpu")
+            assert ops.runs_on_cpu_kernels(model.head.weight) == (name == "cpu")
             nll, (h, c) = model(x, state, lengths, target=x)
             gradients = torch.autograd.grad(nll.sum() + h.sum() + (c * c).sum(), model.parameters())
             results.append((nll, h, c, *gradients))
@@ -490,7 +490,10 @@ def test_a_long_call_hears_ctrl_c():
     time.sleep(3)
     child.send_signal(signal.SIGINT)
     asked = time.monotonic()
-    assert child.communicate(timeout=60)[0] == "interrupted\n"
+    try:
+        assert child.communicate(timeout=60)[0] == "interrupted\n"
+    finally:
+        child.kill()
     assert time.monotonic() - asked < 10
 
 
@@ -545,13 +548,16 @@ def test_lstm_refuses_by_name(place, value, message):
         ({"grad": torch.zeros(2, 3)}, r"grad: expected shape \(3, 2\), got \(2, 3\)"),
         ({"lengths": torch.tensor([0, -1])}, r"lengths: expected values in \[0, 3\], got -1 to 0"),
         ({"clip": 0.0}, "clip must be > 0 or None, got 0.0"),
+        ({"pen": "quill"}, "pen must be 'bernoulli' or 'categorical', got 'quill'"),
+        ({"means": "cubic"}, "means must be 'linear' or 'sigmoid', got 'cubic'"),
+        ({"M": 0, "raw": torch.zeros(3, 2, 1)}, "num_mixtures must be >= 1, got 0"),
     ],
 )
 def test_mdn_nll_refuses_by_name(change, message):
     a = {"grad": torch.zeros(3, 2), "raw": torch.zeros(3, 2, 13), "target": torch.zeros(3, 2, 3), "lengths": None}
-    a = a | {"clip": None} | change
+    a = a | {"clip": None, "pen": "bernoulli", "M": 2, "means": "linear"} | change
     with pytest.raises(ValueError, match=message):
-        cpu.mdn_nll_backward(a["grad"], a["raw"], a["target"], a["lengths"], "bernoulli", 2, "linear", a["clip"], False)
+        cpu.mdn_nll_backward(*(a[k] for k in ("grad", "raw", "target", "lengths", "pen", "M", "means", "clip")), False)
 
 
 @pytest.mark.parametrize(
@@ -582,29 +588,29 @@ def test_generate_refuses_by_name(change, message):
 
 def test_large_arrays_use_their_memory_again(monkeypatch):
     """Freed memory serves the next array of about its size, never one that is still in use; what is kept is bounded."""
-    monkeypatch.setattr(_recycled, "SMALLEST", 1 << 16)
-    monkeypatch.setattr(_recycled, "ROUNDED", 1 << 16)
-    monkeypatch.setattr(_recycled, "KEPT", 1 << 20)
+    monkeypatch.setattr(recycled, "SMALLEST", 1 << 16)
+    monkeypatch.setattr(recycled, "ROUNDED", 1 << 16)
+    monkeypatch.setattr(recycled, "KEPT", 1 << 20)
     like = torch.empty(0)
-    first = ops.empty(like, 100, 200)
+    first = recycled.empty(like, 100, 200)
     view, address = first.fill_(1)[5:], first.data_ptr()
-    second = ops.empty(like, 100, 200).fill_(2)
+    second = recycled.empty(like, 100, 200).fill_(2)
     del first
-    third = ops.empty(like, 100, 200).fill_(3)  # the view still holds the first one's memory
+    third = recycled.empty(like, 100, 200).fill_(3)  # the view still holds the first one's memory
     assert len({address, second.data_ptr(), third.data_ptr()}) == 3
     assert (view == 1).all()
     assert (second == 2).all()
     del view
-    again = ops.empty(like, 110, 180)
+    again = recycled.empty(like, 110, 180)
     assert again.data_ptr() == address
     assert not again._is_view()
     for _ in range(3):
         del second, third, again
-        second, third, again = (ops.empty(like, 300, 300 + 50 * k) for k in range(3))
+        second, third, again = (recycled.empty(like, 300, 300 + 50 * k) for k in range(3))
     del second, third, again
-    assert sum(size for size, _ in _recycled._free) <= 1 << 20
-    assert ops.empty(like, 7, dtype=torch.bfloat16).dtype == torch.bfloat16
-    assert ops.empty(like.to("meta"), 1000, 1000).device.type == "meta"
+    assert sum(size for size, _ in recycled._free) <= 1 << 20
+    assert recycled.empty(like, 7, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert recycled.empty(like.to("meta"), 1000, 1000).device.type == "meta"
 
 
 def test_training_on_recycled_memory_is_the_same(monkeypatch):
@@ -614,8 +620,8 @@ def test_training_on_recycled_memory_is_the_same(monkeypatch):
         return torch.autograd.grad(model.nll(x, lengths) + model.nll(x), model.parameters())
 
     expected = gradients()
-    monkeypatch.setattr(_recycled, "SMALLEST", 1 << 10)
-    monkeypatch.setattr(_recycled, "ROUNDED", 1 << 10)
+    monkeypatch.setattr(recycled, "SMALLEST", 1 << 10)
+    monkeypatch.setattr(recycled, "ROUNDED", 1 << 10)
     for _ in range(3):
         for a, b in zip(gradients(), expected, strict=True):
             assert torch.equal(a, b)
