@@ -194,16 +194,17 @@ public:
 
 private:
     struct Slot {
-        int64_t place;  // of its buffers
         int64_t b, t, primed, prime, drawn;
         float log_tau;
         float row[5];
         bool done;
     };
 
-    E* h_of(int64_t n, int which, int64_t place) const { return h + ((n * 2 + which) * capacity + place) * width; }
-    float* c_of(int64_t n, int64_t place) const { return c + (n * capacity + place) * width; }
-    float* raw_of(int64_t place) const { return raw + place * net.head().vectors() * LANES; }
+    // Slot k's part of each buffer; slots 0 .. count - 1 are in use.
+    E* x_of(int64_t k) const { return x + k * 8; }
+    E* h_of(int64_t n, int which, int64_t k) const { return h + ((n * 2 + which) * capacity + k) * width; }
+    float* c_of(int64_t n, int64_t k) const { return c + (n * capacity + k) * width; }
+    float* raw_of(int64_t k) const { return raw + k * net.head().vectors() * LANES; }
     int64_t state_of(int64_t n, int64_t b) const { return (n * call.B + b) * net.H; }
 
     void fill() {
@@ -212,7 +213,6 @@ private:
             waiting = b < call.B;
             if (!waiting) return;
             Slot& s = slots[count];
-            s.place = count;  // slots are kept so that the first `count` places are in use
             s.b = b;
             s.t = s.primed = 0;
             s.done = call.done[b];
@@ -220,26 +220,27 @@ private:
             s.drawn = call.drawn[b];
             s.log_tau = log(splat(call.temperature[b]))[0];
             for (int64_t n = 0; n < net.L; ++n) {
-                std::memcpy(h_of(n, now_in, s.place), static_cast<const E*>(call.h) + state_of(n, b), net.H * sizeof(E));
-                std::memcpy(c_of(n, s.place), call.c + state_of(n, b), net.H * sizeof(float));
+                std::memcpy(h_of(n, now_in, count), static_cast<const E*>(call.h) + state_of(n, b), net.H * sizeof(E));
+                std::memcpy(c_of(n, count), call.c + state_of(n, b), net.H * sizeof(float));
             }
-            feed(s, call.row + b * net.I);
-            if (s.done || (s.prime == 0 && call.steps == 0)) write_back(s);
+            feed(count, call.row + b * net.I);
+            if (s.done || (s.prime == 0 && call.steps == 0)) write_back(count);
             else ++count;
         }
     }
 
-    void feed(Slot& s, const float* row) {
-        for (int64_t k = 0; k < net.I; ++k) {
-            s.row[k] = row[k];
-            x[s.place * 8 + k] = narrow(row[k], E{});
+    void feed(int64_t k, const float* row) {
+        for (int64_t column = 0; column < net.I; ++column) {
+            slots[k].row[column] = row[column];
+            x_of(k)[column] = narrow(row[column], E{});
         }
     }
 
-    void write_back(const Slot& s) {
+    void write_back(int64_t k) {
+        const Slot& s = slots[k];
         for (int64_t n = 0; n < net.L; ++n) {
-            std::memcpy(static_cast<E*>(call.h_out) + state_of(n, s.b), h_of(n, now_in, s.place), net.H * sizeof(E));
-            std::memcpy(call.c_out + state_of(n, s.b), c_of(n, s.place), net.H * sizeof(float));
+            std::memcpy(static_cast<E*>(call.h_out) + state_of(n, s.b), h_of(n, now_in, k), net.H * sizeof(E));
+            std::memcpy(call.c_out + state_of(n, s.b), c_of(n, k), net.H * sizeof(float));
         }
         std::memcpy(call.row_out + s.b * net.I, s.row, net.I * sizeof(float));
         call.drawn_out[s.b] = s.drawn;
@@ -255,8 +256,8 @@ private:
         for (int64_t k = 0; k < count; ++k) drawing |= slots[k].primed == slots[k].prime;
         if (drawing) team_run(team, [&](int part, int parts) { head(part, parts); });
         for (int64_t k = count - 1; k >= 0; --k)
-            if (finished(slots[k])) {
-                write_back(slots[k]);
+            if (finished(k)) {
+                write_back(k);
                 vacate(k);
             }
     }
@@ -272,7 +273,7 @@ private:
                 const E *input[R], *below[R], *self[R];
                 V acc[R][4];
                 for (int r = 0; r < R; ++r) {
-                    input[r] = x + (first + r) * 8;
+                    input[r] = x_of(first + r);
                     below[r] = h_of(n ? n - 1 : 0, now_in ^ 1, first + r);
                     self[r] = h_of(n, now_in, first + r);
                     for (int v = 0; v < 4; ++v) acc[r][v] = load(net.bias(n, p) + v * LANES);
@@ -314,16 +315,17 @@ private:
     }
 
     // The next input of a slot: a row of the prime, or a draw. True: this sequence is finished with.
-    bool finished(Slot& s) {
+    bool finished(int64_t k) {
+        Slot& s = slots[k];
         if (s.primed < s.prime) {
-            feed(s, call.prime + (s.b * call.prime_steps + s.primed++) * net.I);
+            feed(k, call.prime + (s.b * call.prime_steps + s.primed++) * net.I);
             return s.primed == s.prime && call.steps == 0;
         }
         float row[5];
         const Words words = block(call.seed, call.first_index + static_cast<std::uint64_t>(s.b),
                                   static_cast<std::uint32_t>(s.drawn));
-        s.done = draw(net, raw_of(s.place), words, call.bias[s.b], call.temperature[s.b], s.log_tau, weights, row);
-        feed(s, row);
+        s.done = draw(net, raw_of(k), words, call.bias[s.b], call.temperature[s.b], s.log_tau, weights, row);
+        feed(k, row);
         std::memcpy(call.points + (s.t * call.B + s.b) * net.I, row, net.I * sizeof(float));
         ++s.drawn;
         ++s.t;
@@ -333,14 +335,12 @@ private:
     // Slot k is free; the last one moves into its place.
     void vacate(int64_t k) {
         if (k == --count) return;
-        const int64_t to = slots[k].place, from = slots[count].place;
         for (int64_t n = 0; n < net.L; ++n) {
-            std::memcpy(h_of(n, now_in, to), h_of(n, now_in, from), net.H * sizeof(E));
-            std::memcpy(c_of(n, to), c_of(n, from), net.H * sizeof(float));
+            std::memcpy(h_of(n, now_in, k), h_of(n, now_in, count), net.H * sizeof(E));
+            std::memcpy(c_of(n, k), c_of(n, count), net.H * sizeof(float));
         }
-        std::memcpy(x + to * 8, x + from * 8, 8 * sizeof(E));
+        std::memcpy(x_of(k), x_of(count), 8 * sizeof(E));
         slots[k] = slots[count];
-        slots[k].place = to;
     }
 
     const Network<E>& net;

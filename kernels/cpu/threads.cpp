@@ -28,16 +28,17 @@ inline void pause() {
 
 constexpr int SPINS = 4000;           // pauses before a waiting thread yields: some 50 to 150 microseconds
 constexpr int YIELDS = 200;           // yields before a helper sleeps
-constexpr double LATE = 300e-6;       // seconds: a helper that makes the caller wait longer has lost its core
-constexpr int FIRST_ALONE = 64;       // runs done alone after that; doubled every time it happens again soon,
-constexpr int LONGEST_ALONE = 1 << 14;
-constexpr int PUNCTUAL = 1024;        // and back to the first after so many runs in time
+constexpr double LATE = 200e-6;       // seconds after that: a helper that makes the caller wait longer has lost its core
+constexpr double WOKEN = 1e-3;        // the same for a helper that had to be woken
+constexpr int FIRST_ALONE = 512;      // runs done alone then; doubled every time it happens again soon,
+constexpr int LONGEST_ALONE = 1 << 16;
+constexpr int PUNCTUAL = 4096;        // and back to the first after so many runs in time
 
-}  // namespace
-
-double now() {
+double now() {  // seconds
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+}  // namespace
 
 void* allocate(std::size_t bytes) {
     constexpr std::size_t huge = std::size_t{1} << 21;
@@ -60,7 +61,7 @@ void run_parallel(int threads, Body body, void* context) {
     try {
         helpers.reserve(threads > 1 ? threads - 1 : 0);
         for (; started < threads; ++started) helpers.emplace_back(body, context, started, threads);
-    } catch (const std::system_error&) {
+    } catch (const std::system_error&) {  // the caller does the parts of those that cannot be had
     } catch (const std::bad_alloc&) {
     }
     body(context, 0, threads);
@@ -114,15 +115,15 @@ struct Team {
         }
     }
 
-    // Waits for the helpers; true if they came in time.
-    bool join() {
+    // Waits for the helpers; true if they were no later than `allowed`.
+    bool join(double allowed) {
         for (int spins = 0; spins < SPINS; ++spins) {
             if (!pending.load(std::memory_order_acquire)) return true;
             pause();
         }
         const double start = now();
         while (pending.load(std::memory_order_acquire)) std::this_thread::yield();
-        return now() - start < LATE;
+        return now() - start < allowed;
     }
 };
 
@@ -151,13 +152,13 @@ void run_team(Team* team, Body body, void* context) {
         --team->alone;
         return body(context, 0, 1);
     }
-    const bool woken = team->asleep.load(std::memory_order_relaxed) > 0;  // a sleeper is late without fault
+    const double allowed = team->asleep.load(std::memory_order_relaxed) ? WOKEN : LATE;
     team->body = body;
     team->context = context;
     team->pending.store(parts - 1, std::memory_order_relaxed);
     team->start_round();
     body(context, 0, parts);
-    if (team->join() || woken) {
+    if (team->join(allowed)) {
         if (++team->in_time >= PUNCTUAL) team->next_alone = FIRST_ALONE;
         return;
     }

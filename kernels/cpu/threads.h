@@ -23,10 +23,6 @@ void team_stop(Team* team);
 void* allocate(std::size_t bytes);
 void release(void* memory);
 
-
-// Seconds of a steady clock.
-double now();
-
 namespace {
 
 template <class F>
