@@ -1,1 +1,1 @@
-"""Device code in Triton, one file per fused step."""
+"""Device code in Triton: one file per fused step, and the pieces that they share."""

@@ -1,0 +1,58 @@
+"""Products of rows that change with a stationary matrix that stays on chip, for a K that is no power of two.
+
+Blocks in Triton are powers of two wide, and padding H = 400 to 512 would cost 28% more multiply-adds. So K is cut into
+CHUNKS ((offset, slices, width), …) that cover it and little more: a chunk has `slices` x `width` columns, and its
+product is a batch of `slices` smaller ones. With as many slices as warps, every warp multiplies its own part of K and
+reads only its own part of the rows: the chain of dependent matrix instructions is that much shorter. What is narrower
+than the warps' chunks has one slice.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def stationary(base, columns, known, stride: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr):
+    """The matrix as tiles (slices, width, N), element (k, n) at base + k stride + columns[n]; 0 where not known."""
+    tiles = ()
+    for n in tl.static_range(len(CHUNKS)):
+        s, w = tl.arange(0, CHUNKS[n][1]), tl.arange(0, CHUNKS[n][2])
+        k = CHUNKS[n][0] + s[:, None, None] * CHUNKS[n][2] + w[None, :, None]
+        at = base + k * stride + columns[None, None, :]
+        tiles = tiles + (tl.load(at, mask=(k < K) & known[None, None, :], other=0.0),)
+    return tiles
+
+
+@triton.jit
+def chunk(rows, valid, n: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr):
+    """Chunk n of the rows, (slices, R, width); 0 where not valid."""
+    s, w = tl.arange(0, CHUNKS[n][1]), tl.arange(0, CHUNKS[n][2])
+    k = CHUNKS[n][0] + s[:, None, None] * CHUNKS[n][2] + w[None, None, :]
+    return tl.load(rows[None, :, None] + k, mask=valid[None, :, None] & (k < K), other=0.0)
+
+
+@triton.jit
+def product(
+    rows, valid, tiles, K: tl.constexpr, N: tl.constexpr, CHUNKS: tl.constexpr, AHEAD: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Rows (R) of K elements at pointers `rows`, where valid, else 0, times the matrix: (R, N) in float32.
+
+    AHEAD loads all chunks before the first is multiplied, so that their latencies overlap; it takes shared memory for
+    all of the rows at once, instead of for one chunk of them.
+    """
+    R: tl.constexpr = rows.shape[0]
+    SLICES: tl.constexpr = CHUNKS[0][1]
+    acc = tl.zeros((SLICES, R, N), tl.float32)
+    rest = tl.zeros((1, R, N), tl.float32)
+    loaded = ()
+    if AHEAD:
+        for n in tl.static_range(len(CHUNKS)):
+            loaded = loaded + (chunk(rows, valid, n, K, CHUNKS),)
+    for n in tl.static_range(len(CHUNKS)):
+        x = loaded[n] if AHEAD else chunk(rows, valid, n, K, CHUNKS)
+        if CHUNKS[n][1] == SLICES:
+            acc = tl.dot(x, tiles[n], acc, input_precision=PRECISION)
+        else:
+            rest = tl.dot(x, tiles[n], rest, input_precision=PRECISION)
+    return tl.sum(acc, 0) + tl.sum(rest, 0)
