@@ -41,6 +41,7 @@ class FusedLSTMMDN(nn.Module):
         dropout: probability of zeroing an input of every layer but the first that comes from the layer below.
         clip_gates: bound of the pre-activations' gradient at every step inside backpropagation (Graves: 10).
         clip_output: bound of the gradient of the head's raw output (Graves: 100).
+        recompute: train in less memory: backward computes the gates of every layer again instead of keeping them.
         device: as in nn.LSTM.
         dtype: as in nn.LSTM.
 
@@ -63,6 +64,7 @@ class FusedLSTMMDN(nn.Module):
         dropout: float = 0.0,
         clip_gates: float | None = None,
         clip_output: float | None = None,
+        recompute: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -79,7 +81,7 @@ class FusedLSTMMDN(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.num_mixtures, self.pen, self.skip, self.peephole = num_mixtures, pen, skip, peephole
         self.means, self.batch_first, self.dropout = means, batch_first, dropout
-        self.clip_gates, self.clip_output = clip_gates, clip_output
+        self.clip_gates, self.clip_output, self.recompute = clip_gates, clip_output, recompute
         self.scale = Scale()
 
         H = hidden_size
@@ -107,7 +109,7 @@ class FusedLSTMMDN(nn.Module):
         """The constructor's arguments but device and dtype."""
         names = (
             "input_size hidden_size num_layers num_mixtures pen skip peephole means batch_first dropout "
-            "clip_gates clip_output"
+            "clip_gates clip_output recompute"
         )
         return {name: getattr(self, name) for name in names.split()}
 
@@ -373,15 +375,14 @@ class FusedLSTMMDN(nn.Module):
             inputs = [x] if n == 0 or self.skip else []
             if n:
                 inputs.append(nn.functional.dropout(outputs[-1], self.dropout, self.training))
-            xw = side_by_side(inputs, weight_ih, bias_ih + bias_hh)
-            out, state_n = ops.lstm(
-                xw,
-                weight_hh,
-                None if state is None else (state[0][n].to(xw.dtype), state[1][n]),
-                peephole=peephole[0] if peephole else None,
-                lengths=lengths,
-                clip=self.clip_gates,
-            )
+            options = {"peephole": peephole[0] if peephole else None, "lengths": lengths, "clip": self.clip_gates}
+            initial = None if state is None else (state[0][n].to(x.dtype), state[1][n])
+            if self.recompute and torch.is_grad_enabled():
+                joint = torch.cat([v.to(x.dtype) for v in inputs], dim=-1)
+                out, state_n = ops.lstm_layer(joint, weight_ih, bias_ih + bias_hh, weight_hh, initial, **options)
+            else:
+                xw = side_by_side(inputs, weight_ih, bias_ih + bias_hh)
+                out, state_n = ops.lstm(xw, weight_hh, initial, **options)
             outputs.append(out)
             last.append(state_n)
         raw = head_of(outputs if self.skip else outputs[-1:], self.head)

@@ -6,7 +6,8 @@
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
-from .functional import GenerateState, generate, lstm, mdn_nll, runs_on_cpu_kernels
+from .functional import GenerateState, generate, lstm, lstm_layer, mdn_nll, runs_on_cpu_kernels
+from .plans import forced as plan
 from .stream import normals, uniforms
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "cpu_isa",
     "generate",
     "lstm",
+    "lstm_layer",
     "mdn_nll",
     "normals",
+    "plan",
     "reference",
     "report",
     "runs_on_cpu_kernels",

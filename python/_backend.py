@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import _cpu
+from . import _cpu, launch
 
 NATIVE = {"cpu": "cpu", "cuda": "triton"}
 BACKENDS = ("reference", "cpu", "triton")
@@ -120,7 +120,7 @@ def report() -> list[Choice]:
 
 def _trouble(name: str, dtype: torch.dtype | None = None) -> str | None:
     """Why a backend cannot run at all, or not in this dtype."""
-    problem = _cpu.problem() if name == "cpu" else None
+    problem = {"cpu": _cpu.problem, "triton": launch.problem}.get(name, lambda: None)()
     if problem is None and dtype is not None and dtype not in DTYPES.get(name, (dtype,)):
         names = " and ".join(str(d).removeprefix("torch.") for d in DTYPES[name])
         return f"the {name} kernels take {names}, not {str(dtype).removeprefix('torch.')}"

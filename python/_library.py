@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu, reference
+from . import cpu, reference, triton
 from ._backend import kernel, register
 from .reference import accumulate, alive
 
@@ -19,6 +19,8 @@ def _operator(name: str, schema: str, typed_by: int = 0) -> torch.library.Custom
     """Define fusedmdn::name, run by the backend for the device and dtype of one argument (or of its first tensor)."""
     register(name, "reference")(getattr(reference, name))
     register(name, "cpu")(getattr(cpu, name))
+    if hasattr(triton, name):
+        register(name, "triton")(getattr(triton, name))
 
     def run(*args: Any) -> Any:
         like = args[typed_by]
@@ -50,6 +52,16 @@ lstm_backward = _operator(
     "(Tensor grad_h, Tensor grad_h_T, Tensor grad_c_T, Tensor weight_hh, Tensor c0, Tensor? peephole, Tensor? lengths,"
     " Tensor gates, Tensor cells, float? clip) -> (Tensor xw, Tensor h0, Tensor c0, Tensor peephole)",
 )
+lstm_layer = _operator(
+    "lstm_layer",
+    "(Tensor x, Tensor weight_ih, Tensor bias, Tensor weight_hh, Tensor h0, Tensor c0, Tensor? peephole,"
+    " Tensor? lengths, float? clip) -> (Tensor h, Tensor h_T, Tensor c_T, Tensor cells)",
+)
+lstm_gates = _operator(
+    "lstm_gates",
+    "(Tensor xw, Tensor weight_hh, Tensor h0, Tensor c0, Tensor? peephole, Tensor? lengths, Tensor h, Tensor cells)"
+    " -> Tensor",
+)
 mdn_nll = _operator(
     "mdn_nll",
     "(Tensor raw, Tensor target, Tensor? lengths, str pen, int num_mixtures, str means, float? clip) -> Tensor",
@@ -67,6 +79,7 @@ generate = _operator(
     " bool peephole) -> (Tensor points, Tensor lengths, Tensor h, Tensor c, Tensor row, Tensor drawn, Tensor done)",
 )
 _no_second_derivative(lstm_backward)
+_no_second_derivative(lstm_gates)
 _no_second_derivative(mdn_nll_backward)
 
 
@@ -97,14 +110,21 @@ def _lstm_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     if not ctx.saved:
         raise RuntimeError("fusedmdn::lstm was called with save=False, so it has nothing to differentiate")
     weight_hh, h0, c0, peephole, lengths, h, gates, cells = ctx.saved_tensors
-    outputs = h, h0.to(h.dtype), c0.to(cells.dtype)
-    given = [torch.zeros_like(v) if g is None else g for g, v in zip(grads, outputs, strict=False)]
+    given = _gradients_given(grads, h, h0, c0, cells)
     dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
     dweight = None
     if ctx.needs_input_grad[1]:
         dweight = _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths)
     dpeephole = None if peephole is None else dpeephole.to(peephole.dtype)
     return dz, dweight, dh0.to(h0.dtype), dc0.to(c0.dtype), dpeephole, None, None, None
+
+
+def _gradients_given(
+    grads: tuple[Tensor | None, ...], h: Tensor, h0: Tensor, c0: Tensor, cells: Tensor
+) -> list[Tensor]:
+    """Gradients of h, h_T and c_T, zeros where there are none."""
+    outputs = h, h0.to(h.dtype), c0.to(cells.dtype)
+    return [torch.zeros_like(v) if g is None else g for g, v in zip(grads, outputs, strict=False)]
 
 
 def _lstm_weight_gradient(dz: Tensor, h: Tensor, h0: Tensor, lengths: Tensor | None) -> Tensor:
@@ -123,6 +143,50 @@ def _lstm_weight_gradient(dz: Tensor, h: Tensor, h0: Tensor, lengths: Tensor | N
 
 
 lstm.register_autograd(_lstm_autograd, setup_context=_lstm_context)
+
+
+@lstm_layer.register_fake
+def _(x, weight_ih, bias, weight_hh, h0, c0, peephole, lengths, clip):  # type: ignore[no-untyped-def]
+    rows, (B, H), acc = x.shape[:-1], h0.shape, accumulate(x.dtype)
+    state = x.new_empty(B, H), x.new_empty(B, H, dtype=acc)
+    return x.new_empty(*rows, H), *state, x.new_empty(*rows, H, dtype=acc)
+
+
+@lstm_gates.register_fake
+def _(xw, weight_hh, h0, c0, peephole, lengths, h, cells):  # type: ignore[no-untyped-def]
+    return xw.new_empty(xw.shape)
+
+
+def _layer_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.clip = inputs
+    h, _, _, cells = output
+    ctx.mark_non_differentiable(cells)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, h, cells)
+
+
+def _layer_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    x, weight_ih, bias, weight_hh, h0, c0, peephole, lengths, h, cells = ctx.saved_tensors
+    xw = torch.nn.functional.linear(x, weight_ih, bias)
+    gates = lstm_gates(xw, weight_hh, h0, c0, peephole, lengths, h, cells)
+    del xw
+    given = _gradients_given(grads, h, h0, c0, cells)
+    dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
+    rows = dz.flatten(0, -2)
+    return (
+        dz @ weight_ih if ctx.needs_input_grad[0] else None,
+        rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+        rows.sum(0) if ctx.needs_input_grad[2] else None,
+        _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths) if ctx.needs_input_grad[3] else None,
+        dh0.to(h0.dtype),
+        dc0.to(c0.dtype),
+        None if peephole is None else dpeephole.to(peephole.dtype),
+        None,
+        None,
+    )
+
+
+lstm_layer.register_autograd(_layer_autograd, setup_context=_layer_context)
 
 
 @mdn_nll.register_fake
@@ -166,22 +230,25 @@ def _(  # type: ignore[no-untyped-def]
     return row.new_empty(steps, *row.shape, dtype=acc), torch.empty_like(drawn), *state
 
 
-def _autocast(device: str) -> Callable[..., Any]:
-    """The lstm operator under autocast: matrix products in the autocast dtype, cell state and peepholes as they are.
+def _autocast(name: str, products: int, device: str) -> Callable[..., Any]:
+    """An lstm operator under autocast: its matrix products in the autocast dtype, cell state and peepholes as they are.
 
-    mdn_nll and generate need no rule: they take any float dtype and compute in float32.
+    Its first `products` arguments are what is multiplied. mdn_nll and generate need no rule: they take any float dtype
+    and compute in float32.
     """
     key = getattr(torch._C.DispatchKey, "Autocast" + torch._C._dispatch_key_for_device(device))
+    operator = getattr(torch.ops.fusedmdn, name)
 
-    def run(_: Any, xw: Tensor, weight_hh: Tensor, h0: Tensor, *rest: Any) -> Any:
+    def run(_: Any, *given: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
-        cast = [v if v.dtype == torch.float64 else v.to(dtype) for v in (xw, weight_hh, h0)]
+        cast = [v if v.dtype == torch.float64 else v.to(dtype) for v in given[:products]]
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return torch.ops.fusedmdn.lstm(*cast, *rest)
+            return operator(*cast, *given[products:])
 
     return run
 
 
 _autocast_rules = torch.library.Library("fusedmdn", "FRAGMENT")  # the rules live as long as this object
 for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-    _autocast_rules.impl("lstm", _autocast(_device), _key, with_keyset=True)
+    for _name, _products in (("lstm", 3), ("lstm_layer", 5)):
+        _autocast_rules.impl(_name, _autocast(_name, _products, _device), _key, with_keyset=True)

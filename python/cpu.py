@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _cpu
+from . import _cpu, reference
 from .checks import PEN_LOGITS, ROW, check_clip, check_lengths, check_options, check_weights, expect_shape, packed_steps
 from .recycled import empty
 from .stream import STEP_LIMIT
@@ -156,6 +156,26 @@ def lstm_backward(
         dpeephole=dpeephole,
     )
     return dxw, dh0, dc0, cells.new_empty(0) if dpeephole is None else dpeephole.sum(0)
+
+
+def lstm_layer(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `reference.lstm_layer`, the recurrence in C++."""
+    xw = torch.nn.functional.linear(x, weight_ih, bias)
+    h, h_T, c_T, _, cells = lstm(xw, weight_hh, h0, c0, peephole, lengths, clip, True)
+    return h, h_T, c_T, cells
+
+
+lstm_gates = reference.lstm_gates  # one product and elementwise operations over all time: PyTorch's own
 
 
 def _recurrence(

@@ -64,29 +64,86 @@ def lstm(
     """
     if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
         raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
-    H = xw.shape[-1] // 4
-    if xw.dim() == 3:
-        B, lengths = xw.shape[1], check_lengths(lengths, xw.shape[0], xw.shape[1])
-    else:
-        lengths, _ = packed_steps(lengths, len(xw))
-        B = len(lengths)
-    expect_shape("weight_hh", weight_hh, 4 * H, H)
-    if state is None:
-        h0, c0 = xw.new_zeros(B, H), xw.new_zeros(B, H, dtype=_library.accumulate(xw.dtype))
-    else:
-        h0, c0 = state
-    expect_shape("h0", h0, B, H)
-    expect_shape("c0", c0, B, H)
-    for name, value in (("weight_hh", weight_hh), ("h0", h0)):
-        if value.dtype != xw.dtype and not _autocast_unifies(value, xw):
-            raise ValueError(f"{name}: expected the dtype of xw, {xw.dtype}, got {value.dtype}")
-    if peephole is not None:
-        expect_shape("peephole", peephole, 3, H)
-    check_clip(clip)
+    h0, c0, lengths = _recurrence("xw", xw, weight_hh, state, peephole, lengths, clip)
     given = (xw, weight_hh, h0, c0, peephole)
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in given)
     h, h_T, c_T, _, _ = _library.lstm(xw, weight_hh, h0, c0, peephole, lengths, clip, save)
     return h, (h_T, c_T)
+
+
+def lstm_layer(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor,
+    weight_hh: Tensor,
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    peephole: Tensor | None = None,
+    lengths: Tensor | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """`lstm` with its input projection, for training in less memory: backward computes the gates again.
+
+    Kept for backward are x, h and the float32 cell state, 4H bytes a token; not the projection, nor the gates, 4H
+    elements a token. The price is one product of all h with weight_hh.
+
+    Args:
+        x: (T, B, I), or packed (sum of lengths, I). Steps from lengths on may hold anything, NaN included.
+        weight_ih: (4H, I).
+        bias: (4H), the sum of both biases.
+        weight_hh: (4H, H); all of the dtype of x.
+        state: h0 and c0, (B, H) each; zero by default.
+        peephole: as in `lstm`.
+        lengths: as in `lstm`.
+        clip: as in `lstm`.
+
+    Returns:
+        As `lstm`.
+
+    Raises:
+        ValueError: a shape, dtype or length that does not fit.
+    """
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x: expected shape (T, B, I), or (rows, I) packed, got {tuple(x.shape)}")
+    h0, c0, lengths = _recurrence("x", x, weight_hh, state, peephole, lengths, clip)
+    expect_shape("weight_ih", weight_ih, len(weight_hh), x.shape[-1])
+    expect_shape("bias", bias, len(weight_hh))
+    if lengths is not None and x.dim() == 3:
+        x = torch.where(_library.alive(len(x), lengths), x, 0)
+    h, h_T, c_T, _ = _library.lstm_layer(x, weight_ih, bias, weight_hh, h0, c0, peephole, lengths, clip)
+    return h, (h_T, c_T)
+
+
+def _recurrence(
+    name: str,
+    rows: Tensor,
+    weight_hh: Tensor,
+    state: tuple[Tensor, Tensor] | None,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """h0, c0 and lengths of a recurrence over `rows`; raises ValueError for what does not fit them."""
+    H = rows.shape[-1] // 4 if name == "xw" else weight_hh.shape[-1]
+    expect_shape("weight_hh", weight_hh, 4 * H, H)
+    if rows.dim() == 3:
+        B, lengths = rows.shape[1], check_lengths(lengths, rows.shape[0], rows.shape[1])
+    else:
+        lengths, _ = packed_steps(lengths, len(rows))
+        B = len(lengths)
+    if state is None:
+        h0, c0 = rows.new_zeros(B, H), rows.new_zeros(B, H, dtype=_library.accumulate(rows.dtype))
+    else:
+        h0, c0 = state
+    expect_shape("h0", h0, B, H)
+    expect_shape("c0", c0, B, H)
+    for its_name, value in (("weight_hh", weight_hh), ("h0", h0)):
+        if value.dtype != rows.dtype and not _autocast_unifies(value, rows):
+            raise ValueError(f"{its_name}: expected the dtype of {name}, {rows.dtype}, got {value.dtype}")
+    if peephole is not None:
+        expect_shape("peephole", peephole, 3, H)
+    check_clip(clip)
+    return h0, c0, lengths
 
 
 def mdn_nll(

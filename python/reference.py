@@ -121,6 +121,50 @@ def lstm(
     return hs, _fresh(h), _fresh(c), gates, cells
 
 
+def lstm_layer(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`lstm` with its input projection, x (T, B, I) times weight_ih (4H, I)^T plus bias (4H): h, h_T, c_T and cells.
+
+    Backward computes the gates again (`lstm_gates`), so neither they nor the projection are kept.
+    """
+    xw = torch.nn.functional.linear(x, weight_ih, bias)
+    h, h_T, c_T, _, cells = lstm(xw, weight_hh, h0, c0, peephole, lengths, clip, True)
+    return h, h_T, c_T, cells
+
+
+def lstm_gates(
+    xw: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    h: Tensor,
+    cells: Tensor,
+) -> Tensor:
+    """The gates that `lstm` would have saved, from its inputs, h and cells: all steps at once."""
+    if xw.dim() == 2:
+        rows = packed_rows(lengths, len(xw))
+        xw, h, cells = (unpack(v, rows) for v in (xw, h, cells))
+        return lstm_gates(xw, weight_hh, h0, c0, peephole, lengths, h, cells)[rows]
+    T = len(xw)
+    h_prev, c_prev = torch.cat([h0.to(h.dtype)[None], h])[:T], torch.cat([c0.to(cells.dtype)[None], cells])[:T]
+    z = xw.to(cells.dtype) + (h_prev @ weight_hh.t()).to(cells.dtype)
+    gates, _, _ = cell(z, c_prev, None if peephole is None else peephole.to(cells.dtype))
+    if lengths is not None:
+        gates = torch.where(alive(T, lengths), gates, 0)
+    return gates.to(xw.dtype)
+
+
 def lstm_backward(
     grad_h: Tensor,
     grad_h_T: Tensor,

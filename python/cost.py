@@ -1,0 +1,84 @@
+"""What one step of the recurrence must at least move and multiply, plan by plan: the one place that counts it.
+
+The planner ranks plans by `cycles`, the pages and the benchmark print `floor`. A floor is arithmetic on a datasheet's
+figures, never an expected time; the latencies below are assumptions that only break ties between plans, and
+`fusedmdn tune` puts measurements in their place.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BARRIER = 1500  # cycles, assumed: from the last program's arrival to the first load after it
+TILE = 1500  # cycles, assumed: of a tile's step what neither bytes nor multiply-adds count: latencies one after another
+LAUNCH = 12000  # cycles, assumed: a kernel launched from Python
+PORT = 64  # bytes a cycle between L2 and one multiprocessor
+# multiply-adds a cycle of one multiprocessor's matrix units, dense, by target and bits of an element (datasheets)
+MULTIPLY_ADDS = {
+    "sm_80": {16: 1024, 32: 512},
+    "sm_86": {16: 512, 32: 128},
+    "sm_89": {16: 512, 32: 256},
+    "sm_90": {16: 2048, 32: 1024},
+    "sm_100": {16: 4096, 32: 2048},
+    "sm_120": {16: 512, 32: 256},
+}
+FLOAT32 = 128  # the same in full float32, which has no matrix unit
+
+
+class Datasheet(NamedTuple):
+    """A GPU by its datasheet: dense multiply-adds (two operations each) and bytes of memory per second."""
+
+    name: str
+    target: str
+    processors: int
+    multiply_adds: dict[str, float]  # by "bf16", "tf32", "float32"
+    bandwidth: float
+
+
+H100 = Datasheet(
+    "H100 SXM5 80 GB", "sm_90", 132, {"bf16": 989.4e12 / 2, "tf32": 494.7e12 / 2, "float32": 66.9e12 / 2}, 3.35e12
+)
+
+
+class Step(NamedTuple):
+    """One step of one layer for the whole batch.
+
+    memory: bytes that a step reads or writes once and for all (inputs, outputs, what backward needs). exchange: bytes
+    that the multiprocessors read of what others wrote or, step by step, of the weights, out of L2. multiply_adds:
+    padding included. barriers and launches of a step; share: of the multiprocessors, that work.
+    """
+
+    memory: int
+    exchange: int
+    multiply_adds: int
+    barriers: int
+    launches: int
+    share: float
+
+    def floor(self, gpu: Datasheet, precision: str) -> float:
+        """Seconds below which no implementation of this step on this GPU can get: the larger of two divisions.
+
+        memory / bandwidth, and multiply_adds / (rate of the multiprocessors that take part).
+        """
+        return max(self.memory / gpu.bandwidth, self.multiply_adds / (gpu.multiply_adds[precision] * self.share))
+
+
+def memory(direction: str, H: int, B: int, size: int, save: bool = True) -> int:
+    """Bytes of a step in memory, elements of `size` bytes; the cell state is float32.
+
+    forward: xw read, h written and, for backward, gates and cells. backward: the gradient of h, gates and two cell
+    states read, the gradient of xw written.
+    """
+    if direction == "forward":
+        return B * H * (4 * size + size + (4 * size + 4 if save else 0))
+    return B * H * (size + 4 * size + 2 * 4 + 4 * size)
+
+
+def cycles(step: Step, work: float, tiles: int) -> float:
+    """A step's cycles for the planner: `work` of a tile, of which a multiprocessor has several.
+
+    A tile's barrier passes while the others are worked on.
+    """
+    if step.launches:
+        return step.launches * LAUNCH + work
+    return max(tiles * (TILE + work), step.barriers * BARRIER + TILE + work)

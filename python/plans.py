@@ -1,0 +1,243 @@
+"""How the recurrence runs on a GPU: a pure function of the sizes, the dtype and the device, so testable without one.
+
+Two plans. *Persistent*: one cooperative launch for all steps, weights on chip; every program has UNITS hidden units and
+tiles of ROWS sequences (kernels/triton/lstm_persistent.py). *Stepwise*: a matrix product and a pointwise kernel a step.
+Persistent wherever it fits and `cost` ranks it first. Nothing is launched that is not co-resident: a grid has at most
+one program for each multiprocessor, whose shared memory holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+
+from . import cost
+
+WARPS = 8  # of a persistent program
+BLOCK = 256  # units of a stepwise program, at most
+SLICE = 16  # columns that one matrix instruction takes at the least; K is padded to a multiple of it
+SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block may have
+# How a persistent program stages rows for its products: by direction, precision, rows and units, (largest H, width of a
+# slice at most, all loads ahead of the first product) in order of preference, the first that fits being taken. The
+# wider and the more ahead, the shorter a step; the limits are where the compiler would spill registers.
+ANY = 1 << 30
+STAGING: dict[tuple[str, str], dict[tuple[int, int], tuple[tuple[int, int, bool], ...]]] = {
+    ("forward", "ieee"): {
+        (16, 8): ((ANY, 128, True), (ANY, 128, False), (ANY, 64, False)),
+        (16, 16): ((ANY, 128, True), (ANY, 64, False)),
+        (32, 16): ((512, 128, True), (512, 64, False)),
+    },
+    ("backward", "ieee"): {
+        (16, 8): ((ANY, 128, True), (ANY, 128, False), (ANY, 64, False)),
+        (16, 16): ((512, 128, True), (ANY, 64, False)),
+        (32, 16): ((512, 128, True), (512, 64, False)),
+    },
+    ("forward", "tf32"): {
+        (16, 8): ((ANY, 128, True), (ANY, 64, False)),
+        (16, 16): ((512, 128, True), (512, 64, False)),
+    },
+    ("backward", "tf32"): {
+        (16, 8): ((400, 128, True), (ANY, 64, False)),
+        (16, 16): ((400, 128, True),),
+    },
+    ("forward", "tf32x3"): {
+        (16, 8): ((900, 128, False), (ANY, 32, False)),
+        (16, 16): ((400, 128, False),),
+    },
+    ("backward", "tf32x3"): {
+        (16, 8): ((400, 128, False), (ANY, 16, False)),
+        (16, 16): ((400, 16, False),),
+    },
+}
+
+
+class Device(NamedTuple):
+    """What a plan depends on: the compiler's target, how many multiprocessors, shared memory of a block in bytes."""
+
+    target: str
+    processors: int
+    shared: int
+
+
+class Persistent(NamedTuple):
+    """Grid (programs, groups) of programs that own `units` units and, in turn, tiles of `rows` sequences."""
+
+    rows: int
+    units: int
+    width: int
+    ahead: bool
+    precision: str
+    programs: int
+    groups: int
+    name: str = "persistent"
+
+
+class Stepwise(NamedTuple):
+    """A matrix product and a pointwise kernel of blocks of `block` units, every step."""
+
+    block: int
+    name: str = "stepwise"
+
+
+Plan = Persistent | Stepwise
+Chunks = tuple[tuple[int, int, int], ...]
+Tuned = Mapping[tuple[str, int, str], Mapping[int, tuple[str, int, int]]]  # (direction, H, dtype): B: identity(plan)
+
+
+@cache
+def chunks(K: int, width: int) -> Chunks:
+    """(offset, slices, width) of pieces that cover K (kernels/triton/product.py).
+
+    Rounded up to a multiple of all warps' slices where that costs at most a twentieth more multiply-adds, else to one
+    matrix instruction's.
+    """
+    wide = WARPS * SLICE
+    end = -(-K // wide) * wide
+    if end > 1.05 * K:
+        end = -(-K // SLICE) * SLICE
+    pieces, offset = [], 0
+    while offset < end:
+        slices = WARPS if end - offset >= wide else 1
+        room = min((end - offset) // slices, width)
+        widest = 1 << (room.bit_length() - 1)
+        pieces.append((offset, slices, widest))
+        offset += slices * widest
+    return tuple(pieces)
+
+
+def shared_memory(direction: str, H: int, size: int, rows: int, units: int, width: int, ahead: bool) -> int:
+    """Bytes of shared memory of a persistent program: its weights, and rows on their way or partial sums.
+
+    The compile gate holds this against what the compiler says.
+    """
+    K, N = (H, 4 * units) if direction == "forward" else (4 * H, units)
+    pieces = chunks(K, width)
+    padded = sum(slices * w for _, slices, w in pieces)
+    moving = padded if ahead else max(slices * w for _, slices, w in pieces)
+    return padded * N * size + max(moving * rows * size, pieces[0][1] * rows * N * 4)
+
+
+def precision_of(dtype: torch.dtype, tf32: bool) -> str:
+    """How products are computed: "ieee" where the matrix units take the dtype, "tf32" where torch's setting allows it.
+
+    Else "tf32x3", the sum of three such products, which is as exact as float32.
+    """
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32" if tf32 else "tf32x3"
+
+
+def persistent_plans(direction: str, H: int, B: int, size: int, precision: str, device: Device) -> list[Persistent]:
+    """Every persistent plan that fits, for elements of `size` bytes."""
+    plans = []
+    for (rows, units), staging in STAGING[direction, precision].items():
+        programs = -(-H // units)
+        groups = min(-(-B // rows), device.processors // programs)
+        if not groups or device.target not in SHARED:
+            continue
+        for largest, width, ahead in staging:
+            if largest >= H and shared_memory(direction, H, size, rows, units, width, ahead) <= device.shared:
+                plans.append(Persistent(rows, units, width, ahead, precision, programs, groups))
+                break
+    return plans
+
+
+def stepwise_plan(H: int) -> Stepwise:
+    """The plan that fits everywhere."""
+    return Stepwise(min(BLOCK, 1 << max(H - 1, 1).bit_length()))
+
+
+def step_cost(plan: Plan, direction: str, H: int, B: int, size: int, device: Device) -> cost.Step:
+    """What a step of this plan moves and multiplies."""
+    memory = cost.memory(direction, H, B, size)
+    if isinstance(plan, Stepwise):
+        weights = 4 * H * H * size
+        return cost.Step(memory, weights + B * 5 * H * size, B * 4 * H * H, 0, 2, 1.0)
+    K = H if direction == "forward" else 4 * H
+    N = plan.units * (4 if direction == "forward" else 1)
+    rows = -(-B // plan.rows) * plan.rows
+    padded = sum(slices * width for _, slices, width in chunks(K, plan.width))
+    share = plan.programs * plan.groups / device.processors
+    return cost.Step(memory, plan.programs * B * K * size, plan.programs * rows * padded * N, 1, 0, share)
+
+
+def cycles(plan: Plan, direction: str, H: int, B: int, size: int, precision: str, device: Device) -> float:
+    """The rank of a plan: the fewer, the better."""
+    step = step_cost(plan, direction, H, B, size, device)
+    rates = cost.MULTIPLY_ADDS.get(device.target, {})
+    if isinstance(plan, Stepwise):
+        rate = cost.FLOAT32 if precision == "tf32x3" else rates.get(8 * size, cost.FLOAT32)
+        moved = (step.exchange + step.memory) / (cost.PORT * device.processors)
+        return cost.cycles(step, moved + step.multiply_adds / (rate * device.processors), 1)
+    rate = rates[8 * size] / (3 if precision == "tf32x3" else 1)
+    programs = plan.programs * plan.groups
+    tiles = -(-B // plan.rows)
+    work = (step.exchange / cost.PORT + step.multiply_adds / rate) / (plan.programs * tiles)
+    return cost.cycles(step, work, -(-tiles * plan.programs // programs))
+
+
+def choose(
+    direction: str,
+    H: int,
+    B: int,
+    dtype: torch.dtype,
+    device: Device,
+    *,
+    tf32: bool = False,
+    tuned: Tuned | None = None,
+) -> Plan:
+    """The plan for one direction ("forward" or "backward") of the recurrence.
+
+    `tf32`: torch's setting allows it in float32 matrix products. `tuned`: what `fusedmdn tune` measured on this device.
+
+    Raises:
+        RuntimeError: a plan is forced that does not fit.
+    """
+    size, precision = dtype.itemsize, precision_of(dtype, tf32)
+    plans: list[Plan] = [*persistent_plans(direction, H, B, size, precision, device), stepwise_plan(H)]
+    if _forced is not None:
+        plans = [plan for plan in plans if plan.name == _forced]
+        if not plans:
+            raise RuntimeError(f"the {_forced} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
+    measured = (tuned or {}).get((direction, H, str(dtype).removeprefix("torch.")))
+    if measured and _forced is None:
+        best = measured[min((b for b in measured if b >= B), default=max(measured))]
+        plans = [plan for plan in plans if identity(plan) == best] or plans
+    return min(plans, key=lambda plan: cycles(plan, direction, H, B, size, precision, device))
+
+
+def identity(plan: Plan) -> tuple[str, int, int]:
+    """What `fusedmdn tune` remembers of a plan: its name, rows and units."""
+    return (plan.name, plan.rows, plan.units) if isinstance(plan, Persistent) else (plan.name, 0, 0)
+
+
+_forced: str | None = None  # of the process: autograd runs CUDA backward passes on threads of its own
+
+
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Force the "persistent" or the "stepwise" plan inside; a call that it does not fit raises RuntimeError."""
+    global _forced
+    if name not in ("persistent", "stepwise"):
+        raise ValueError(f"plan must be 'persistent' or 'stepwise', got {name!r}")
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+@cache
+def device_of(device: torch.device) -> Device:
+    """The properties of a CUDA (or ROCm) device."""
+    properties: Any = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return Device(properties.gcnArchName.split(":")[0], properties.multi_processor_count, 0)
+    # of a family (8.x, 9.x, …) the newest that there are figures for
+    known = [name for name in SHARED if name[3:-1] == str(properties.major)]
+    target = max((n for n in known if int(n[3:]) <= 10 * properties.major + properties.minor), default="unknown")
+    return Device(target, properties.multi_processor_count, properties.shared_memory_per_block_optin)

@@ -1,0 +1,379 @@
+"""The operators on the Triton kernels: arguments checked and laid out as kernels/triton wants them, plans chosen.
+
+float32, bfloat16 and float16. No value of a tensor is looked at, nothing waits for the device, and memory comes from
+torch's allocator alone, so a call can be captured in a CUDA graph once its kernels are compiled. The exception is
+packed rows, whose places are computed from their lengths on the host.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import plans, reference, tuned
+from ._backend import DTYPES, FallbackWarning
+from .checks import PEN_LOGITS, ROW, check_clip, check_options, expect_shape
+from .launch import LaunchRefusedError, Options, device_of, launch
+
+STEPWISE = Options(warps=4)
+PERSISTENT = Options(warps=plans.WARPS, cooperative=True)
+COUNTER = 32  # int32 elements from one barrier's counter to the next: a cache line each
+MIXTURE_TILE = 256  # elements of a program of the loss: rows x components
+
+_refused: set[tuple[str, int, torch.dtype, plans.Plan]] = set()
+
+
+def _given(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
+    """The tensor, contiguous and in this dtype; raises ValueError for another device or shape."""
+    if tensor.device != like.device:
+        raise ValueError(f"{name}: expected a tensor on {like.device}, got {tuple(tensor.shape)} on {tensor.device}")
+    expect_shape(name, tensor, *shape)
+    return tensor.detach().to(dtype).contiguous()
+
+
+def _same_dtype(name: str, tensor: Tensor, like: Tensor, *shape: int) -> Tensor:
+    if tensor.dtype != like.dtype:
+        raise ValueError(f"{name}: expected {like.dtype}, got {tensor.dtype}")
+    return _given(name, tensor, like, like.dtype, *shape)
+
+
+def _rows(name: str, tensor: Tensor, like: Tensor, *shape: int) -> Tensor:
+    """As `_given` in like's dtype, but only its last dimension need be contiguous."""
+    if tensor.dtype == like.dtype and tensor.device == like.device and tensor.stride(-1) == 1:
+        expect_shape(name, tensor, *shape)
+        return tensor.detach()
+    return _given(name, tensor, like, like.dtype, *shape)
+
+
+def _kernel_dtype(name: str, tensor: Tensor) -> None:
+    if tensor.dtype not in DTYPES["triton"]:
+        raise ValueError(
+            f"{name}: the Triton kernels take float32, bfloat16 and float16, "
+            f"got {tuple(tensor.shape)} of {tensor.dtype}"
+        )
+
+
+def _lengths(lengths: Tensor | None, like: Tensor, B: int) -> Tensor | None:
+    return None if lengths is None else _given("lengths", lengths, like, torch.int64, B)
+
+
+def _bound(clip: float | None) -> float:
+    check_clip(clip)
+    return math.inf if clip is None else clip
+
+
+def _tf32() -> bool:
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def plan_of(direction: str, H: int, B: int, like: Tensor) -> plans.Plan:
+    """The plan of a call on this tensor's device."""
+    device = device_of(like)
+    return plans.choose(direction, H, B, like.dtype, device, tf32=_tf32(), tuned=tuned.load(like.device))
+
+
+def _run(direction: str, H: int, B: int, like: Tensor, persistent: Any, stepwise: Any) -> Any:
+    """Run the plan; a persistent one that the device refuses warns once, and steps instead from then on."""
+    plan = plan_of(direction, H, B, like)
+    key = direction, H, like.dtype, plan
+    if isinstance(plan, plans.Stepwise) or key in _refused:
+        return stepwise(plans.stepwise_plan(H))
+    try:
+        return persistent(plan)
+    except LaunchRefusedError as error:
+        _refused.add(key)
+        warnings.warn(f"lstm {direction} runs step by step: {error}", FallbackWarning, stacklevel=2)
+        return stepwise(plans.stepwise_plan(H))
+
+
+def _matrix_arguments(plan: plans.Persistent, K: int, H: int) -> dict[str, Any]:
+    return {
+        "H": H,
+        "CHUNKS": plans.chunks(K, plan.width),
+        "AHEAD": plan.ahead,
+        "ROWS": plan.rows,
+        "UNITS": plan.units,
+        "PRECISION": plan.precision,
+    }
+
+
+def lstm(
+    xw: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """kernels/triton/lstm_*.py; arguments and results as `reference.lstm`.
+
+    Kept for backward, a token and layer, e bytes an element of xw: 4H e of gates, 4H of cell state and H e of h.
+    """
+    return _recurrence(xw, weight_hh, h0, c0, peephole, lengths, save_gates=save, save_cells=save)
+
+
+def lstm_layer(
+    x: Tensor,
+    weight_ih: Tensor,
+    bias: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `lstm`, arguments and results as `reference.lstm_layer`; kept for backward: 4H of cell state and H e of h."""
+    xw = torch.nn.functional.linear(x, weight_ih, bias)
+    h, h_T, c_T, _, cells = _recurrence(xw, weight_hh, h0, c0, peephole, lengths, save_gates=False, save_cells=True)
+    return h, h_T, c_T, cells
+
+
+def lstm_gates(
+    xw: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    h: Tensor,
+    cells: Tensor,
+) -> Tensor:
+    """One product over all time and one pointwise kernel; arguments and result as `reference.lstm_gates`."""
+    _kernel_dtype("xw", xw)
+    if xw.dim() == 2:
+        where = reference.packed_rows(lengths, len(xw))
+        xw, h, cells = (reference.unpack(v, where) for v in (xw, h, cells))
+        return lstm_gates(xw, weight_hh, h0, c0, peephole, lengths, h, cells)[where]
+    (T, B, H), f32 = cells.shape, torch.float32
+    weight = _same_dtype("weight_hh", weight_hh, xw, 4 * H, H).t()
+    h = _same_dtype("h", h, xw, T, B, H)
+    z = xw.new_empty(T, B, 4 * H)
+    if z.numel():
+        torch.mm(_given("h0", h0, xw, xw.dtype, B, H), weight, out=z[0])
+        torch.mm(h[:-1].flatten(0, 1), weight, out=z[1:].flatten(0, 1))
+        block = plans.stepwise_plan(H).block
+        arguments = {
+            "xw": _given("xw", xw, xw, xw.dtype, T, B, 4 * H),
+            "z": z,
+            "c0": _given("c0", c0, xw, f32, B, H),
+            "peephole": None if peephole is None else _given("peephole", peephole, xw, f32, 3, H),
+            "lengths": _lengths(lengths, xw, B),
+            "cells": _given("cells", cells, xw, f32, T, B, H),
+            "T": T,
+            "B": B,
+            "H": H,
+            "BLOCK": block,
+        }
+        launch("lstm_stepwise.gates", (T * B, -(-H // block)), arguments, STEPWISE)
+    return z
+
+
+def _recurrence(
+    xw: Tensor,
+    weight_hh: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    *,
+    save_gates: bool,
+    save_cells: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, h_T, c_T, and gates and cells, empty where not asked for."""
+    _kernel_dtype("xw", xw)
+    if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
+        raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
+    if xw.dim() == 2:
+        where = reference.packed_rows(lengths, len(xw))
+        given = reference.unpack(xw, where), weight_hh, h0, c0, peephole, lengths
+        h, h_T, c_T, gates, cells = _recurrence(*given, save_gates=save_gates, save_cells=save_cells)
+        gates, cells = (v[where] if len(v) else v.flatten(0, 1) for v in (gates, cells))
+        return h[where], h_T, c_T, gates, cells
+    T, B, H, f32 = *xw.shape[:2], xw.shape[2] // 4, torch.float32
+    xw = _given("xw", xw, xw, xw.dtype, T, B, 4 * H)
+    weight_hh = _same_dtype("weight_hh", weight_hh, xw, 4 * H, H)
+    h0, c_T = _given("h0", h0, xw, xw.dtype, B, H), _given("c0", c0, xw, f32, B, H).clone()
+    h = xw.new_empty(T, B, H)
+    gates = xw.new_empty(T if save_gates else 0, B, 4 * H)
+    cells = xw.new_empty(T if save_cells else 0, B, H, dtype=f32)
+    common = {
+        "xw": xw,
+        "peephole": None if peephole is None else _given("peephole", peephole, xw, f32, 3, H),
+        "lengths": _lengths(lengths, xw, B),
+        "h": h,
+        "h_T": h0.clone(),
+        "c_T": c_T,
+        "gates": gates if save_gates else None,
+        "cells": cells if save_cells else None,
+        "T": T,
+        "B": B,
+    }
+
+    def persistent(plan: plans.Persistent) -> None:
+        counters = torch.zeros(-(-B // plan.rows), COUNTER, dtype=torch.int32, device=xw.device)
+        arguments = {"weight": weight_hh, "h0": h0, "counters": counters, **_matrix_arguments(plan, H, H)}
+        launch("lstm_persistent.forward", (plan.programs, plan.groups), common | arguments, PERSISTENT)
+
+    def stepwise(plan: plans.Stepwise) -> None:
+        z, previous, weight = xw.new_empty(B, 4 * H), h0, weight_hh.t()
+        arguments = common | {"z": z, "H": H, "BLOCK": plan.block}
+        for t in range(T):
+            torch.mm(previous, weight, out=z)
+            launch("lstm_stepwise.forward", (B, -(-H // plan.block)), arguments | {"t": t}, STEPWISE)
+            previous = h[t]
+
+    if h.numel():
+        _run("forward", H, B, xw, persistent, stepwise)
+    return h, common["h_T"], c_T, gates, cells
+
+
+def lstm_backward(
+    grad_h: Tensor,
+    grad_h_T: Tensor,
+    grad_c_T: Tensor,
+    weight_hh: Tensor,
+    c0: Tensor,
+    peephole: Tensor | None,
+    lengths: Tensor | None,
+    gates: Tensor,
+    cells: Tensor,
+    clip: float | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """kernels/triton/lstm_*.py; arguments and results as `reference.lstm_backward`."""
+    _kernel_dtype("gates", gates)
+    if cells.dim() not in (2, 3):
+        raise ValueError(f"cells: expected shape (T, B, H), or (rows, H) packed, got {tuple(cells.shape)}")
+    if cells.dim() == 2:
+        where = reference.packed_rows(lengths, len(cells))
+        grad_h, gates, cells = (reference.unpack(v, where) for v in (grad_h, gates, cells))
+        rest = weight_hh, c0, peephole, lengths, gates, cells, clip
+        dz, dh0, dc0, dpeephole = lstm_backward(grad_h, grad_h_T, grad_c_T, *rest)
+        return dz[where], dh0, dc0, dpeephole
+    (T, B, H), f32 = cells.shape, torch.float32
+    gates = _given("gates", gates, gates, gates.dtype, T, B, 4 * H)
+    weight_hh = _same_dtype("weight_hh", weight_hh, gates, 4 * H, H)
+    grad_h = _rows("grad_h", grad_h, gates, T, B, H)
+    dh0 = _given("grad_h_T", grad_h_T, gates, f32, B, H).clone()
+    dc = _given("grad_c_T", grad_c_T, gates, f32, B, H).clone()
+    lengths = _lengths(lengths, gates, B)
+    dz = torch.empty_like(gates)
+    common = {
+        "grad_h": grad_h,
+        "grad_h_T": dh0.clone(),
+        "c0": _given("c0", c0, gates, f32, B, H),
+        "peephole": None if peephole is None else _given("peephole", peephole, gates, f32, 3, H),
+        "lengths": lengths,
+        "gates": gates,
+        "cells": _given("cells", cells, gates, f32, T, B, H),
+        "dz": dz,
+        "dc": dc,
+        "bound": _bound(clip),
+        "T": T,
+        "B": B,
+        "grad_stride_t": grad_h.stride(0),
+        "grad_stride_b": grad_h.stride(1),
+    }
+
+    def persistent(plan: plans.Persistent) -> Tensor:
+        counters = torch.zeros(-(-B // plan.rows), COUNTER, dtype=torch.int32, device=gates.device)
+        sums = cells.new_empty(plan.groups, 3, H)
+        arguments = {"weight": weight_hh, "dpeephole": sums, "counters": counters}
+        arguments |= _matrix_arguments(plan, 4 * H, H)
+        launch("lstm_persistent.backward", (plan.programs, plan.groups), common | arguments, PERSISTENT)
+        return sums
+
+    def stepwise(plan: plans.Stepwise) -> Tensor:
+        dh = gates.new_zeros(B, H)
+        sums = cells.new_zeros((B if peephole is not None else 0), 3, H)
+        arguments = common | {"dh": dh, "dpeephole": sums, "H": H, "BLOCK": plan.block}
+        for t in reversed(range(T)):
+            launch("lstm_stepwise.backward", (B, -(-H // plan.block)), arguments | {"t": t}, STEPWISE)
+            if t:
+                torch.mm(dz[t], weight_hh, out=dh)
+        return sums
+
+    sums = _run("backward", H, B, gates, persistent, stepwise) if dz.numel() else cells.new_zeros(1, 3, H)
+    if dz.numel():
+        first = (dz[0] @ weight_hh).to(f32)
+        dh0 = first if lengths is None else torch.where((lengths > 0)[:, None], first, dh0)
+    return dz, dh0, dc, cells.new_empty(0) if peephole is None else sums.sum(0)
+
+
+def mdn_nll(
+    raw: Tensor,
+    target: Tensor,
+    lengths: Tensor | None,
+    pen: str,
+    num_mixtures: int,
+    means: str,
+    clip: float | None,
+) -> Tensor:
+    """kernels/triton/mdn_nll.py; arguments and result as `reference.mdn_nll`."""
+    check_clip(clip)
+    grid, arguments = _mdn_arguments(raw, target, lengths, pen, num_mixtures, means)
+    nll = raw.new_empty(raw.shape[:2], dtype=torch.float32)
+    if nll.numel():
+        launch("mdn_nll.forward", grid, arguments | {"nll": nll}, STEPWISE)
+    return nll
+
+
+def mdn_nll_backward(
+    grad: Tensor,
+    raw: Tensor,
+    target: Tensor,
+    lengths: Tensor | None,
+    pen: str,
+    num_mixtures: int,
+    means: str,
+    clip: float | None,
+    want_target: bool,
+) -> tuple[Tensor, Tensor]:
+    """kernels/triton/mdn_nll.py; arguments and results as `reference.mdn_nll_backward`."""
+    grid, arguments = _mdn_arguments(raw, target, lengths, pen, num_mixtures, means)
+    draw = raw.new_empty(raw.shape)
+    dtarget = raw.new_empty(target.shape, dtype=torch.float32) if want_target else None
+    if draw.numel():
+        arguments |= {
+            "grad": _given("grad", grad, raw, torch.float32, *raw.shape[:2]),
+            "draw": draw,
+            "dtarget": dtarget,
+            "bound": _bound(clip),
+        }
+        launch("mdn_nll.backward", grid, arguments, STEPWISE)
+    return draw, target.new_empty(0) if dtarget is None else dtarget.to(target.dtype)
+
+
+def _mdn_arguments(
+    raw: Tensor, target: Tensor, lengths: Tensor | None, pen: str, M: int, means: str
+) -> tuple[tuple[int], dict[str, Any]]:
+    """The grid, and what both directions are told."""
+    _kernel_dtype("raw", raw)
+    check_options(pen, means, M)
+    P = PEN_LOGITS[pen]
+    if raw.dim() != 3:
+        raise ValueError(f"raw: expected shape (T, B, {P + 6 * M}), got {tuple(raw.shape)}")
+    T, B = raw.shape[:2]
+    raw = _rows("raw", raw, raw, T, B, P + 6 * M)
+    padded = 1 << (M - 1).bit_length()
+    rows = max(1, MIXTURE_TILE // padded)
+    return (-(-T * B // rows),), {
+        "raw": raw,
+        "target": _given("target", target, raw, torch.float32, T, B, ROW[pen]),
+        "lengths": _lengths(lengths, raw, B),
+        "T": T,
+        "B": B,
+        "raw_stride_t": raw.stride(0),
+        "raw_stride_b": raw.stride(1),
+        "M": M,
+        "MP": padded,
+        "P": P,
+        "SIGMOID": means == "sigmoid",
+        "ROWS": rows,
+    }
