@@ -2,6 +2,9 @@
 # make test    all tests but the slow ones          make test-slow   those that take minutes
 # make check   ruff and mypy                        make weights     train the shipped weights again
 # make bench-cpu   measure against the peers on this machine's CPU, write docs/cpu.md
+# make gpu     on a machine with an NVIDIA GPU: all tests there, checks and timings, one JSON in bench/results
+# make compile-gate   compile every Triton kernel for every GPU, without one (a quarter of an hour), against the table
+# make compile-table  the same, and write the table and docs/gpu.md again
 # Each does its own set-up in .venv, once.
 
 PYTHON ?= python3
@@ -9,19 +12,23 @@ BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 CPU_TORCH := torch==2.13.0
+# Triton as the CUDA build of that torch brings it; the compile gate's table is of this one.
+CPU_TRITON := triton==3.7.1
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 
-.PHONY: demo test test-slow check weights bench-cpu clean
+.PHONY: demo test test-slow check weights bench-cpu gpu compile-gate compile-table clean
 
 # A machine without an NVIDIA GPU gets torch's CPU build: a tenth of the download.
 .venv/.torch:
 	$(PYTHON) -m venv .venv
+	@: > .venv/constraints.txt
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	    echo "$(BIN)/pip install 'torch>=2.11'"; $(BIN)/pip install -q 'torch>=2.11'; \
 	else \
 	    echo "$(BIN)/pip install $(CPU_TORCH) (CPU build)"; \
 	    $(BIN)/pip install -q --retries 1 --extra-index-url $(CPU_INDEX) $(CPU_TORCH); \
+	    echo "$(CPU_TRITON)" > .venv/constraints.txt; \
 	fi
 	@touch $@
 
@@ -30,7 +37,7 @@ SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 	@touch $@
 
 .venv/.dev: .venv/.torch $(SOURCES)
-	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q -c .venv/constraints.txt -e '.[dev]'
 	@touch $@ .venv/.demo
 
 demo: .venv/.demo
@@ -55,6 +62,16 @@ test-slow: .venv/.dev
 bench-cpu: .venv/.bench
 	$(BIN)/python -m bench.cpu
 	$(BIN)/python -m bench.report
+
+gpu: .venv/.dev
+	$(BIN)/python -m bench.gpu
+
+compile-gate: .venv/.dev
+	$(BIN)/python -m tests.compile_gate --check
+
+compile-table: .venv/.dev
+	$(BIN)/python -m tests.compile_gate --refresh
+	$(BIN)/python -m bench.gpu_page
 
 # About an hour on one core; then compare runs/kanji/best with fusedmdn/assets/kanji.
 weights: .venv/.demo

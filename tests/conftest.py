@@ -1,18 +1,23 @@
 """Fixtures: the backend that operators run on, and the data that only some machines have."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import fusedmdn.ops as ops
 import pytest
 import torch
+from fusedmdn.ops import launch, plans
 from hypothesis import settings
+
+from .simulator import Simulator
 
 settings.register_profile("fusedmdn", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("fusedmdn")
 
 ROOT = Path(__file__).parent.parent
-BACKENDS = ["reference", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+GPU = ["cuda"] if torch.cuda.is_available() else []
+BACKENDS = ["reference", "cpu", "simulated", *GPU]
 
 
 class Device(str):
@@ -26,17 +31,52 @@ class Device(str):
         return device
 
 
+@contextlib.contextmanager
+def simulated(processors=8, **schedule):
+    """CPU tensors run the Triton kernels in the simulator, as on a GPU of so many multiprocessors."""
+    simulator = Simulator(**schedule)
+    simulator.device = plans.Device("sm_90", processors, 227 * 1024)
+    with ops.backend("triton"), launching(simulator):
+        yield simulator
+
+
+@contextlib.contextmanager
+def launching(simulator):
+    """Kernels of CPU tensors are handed to this simulator."""
+    before, launch.simulator = launch.simulator, simulator
+    try:
+        yield simulator
+    finally:
+        launch.simulator = before
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """The device whose tensors a test uses; "reference" and "cpu" (C++) are forced there, "cuda" is as it comes."""
-    if request.param == "cuda":
+    """The device whose tensors a test uses; all but "cuda", which is as it comes, are forced there."""
+    with _running(request.param) as device:
+        yield device
+
+
+@pytest.fixture(params=[name for name in BACKENDS if name != "simulated"])
+def sampling_backend(request):
+    """As `backend`, for what samples."""
+    with _running(request.param) as device:
+        yield device
+
+
+@contextlib.contextmanager
+def _running(name):
+    if name == "cuda":
         yield Device("cuda", torch.float32)
-        return
-    with ops.backend(request.param):
-        yield Device("cpu", torch.float64 if request.param == "reference" else torch.float32)
+    elif name == "simulated":
+        with simulated(), ops.plan("persistent"):
+            yield Device("cpu", torch.float32)
+    else:
+        with ops.backend(name):
+            yield Device("cpu", torch.float64 if name == "reference" else torch.float32)
 
 
-@pytest.fixture(params=[name for name in BACKENDS if name != "cpu"])
+@pytest.fixture(params=["reference", *GPU])
 def float64_backend(request):
     """As `backend`, for what needs float64: finite differences. Kernels are compared with the reference elsewhere."""
     if request.param == "cuda":
@@ -61,7 +101,7 @@ def test_data():
 
 
 def pytest_terminal_summary(terminalreporter):
-    if "cuda" not in BACKENDS:
+    if not GPU:
         gained = terminalreporter.config.stash.get(WITH_BACKEND, 0)
         terminalreporter.write_line(f"a GPU would add {gained} tests to this run")
 
@@ -70,8 +110,9 @@ WITH_BACKEND = pytest.StashKey[int]()
 
 
 def pytest_collection_finish(session):
+    fixtures = ("backend", "sampling_backend", "float64_backend")
     session.config.stash[WITH_BACKEND] = sum(
-        item.callspec.params.get("backend", item.callspec.params.get("float64_backend")) == "reference"
+        "reference" in (item.callspec.params.get(name) for name in fixtures)
         for item in session.items
         if hasattr(item, "callspec")
     )

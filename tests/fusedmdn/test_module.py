@@ -252,9 +252,9 @@ def test_autocast_trains():
 
 
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
-def test_generate(backend, pen):
+def test_generate(sampling_backend, pen):
     I = 3 if pen == "bernoulli" else 5
-    model = FusedLSTMMDN(I, 16, 2, 3, pen=pen, skip=True, device=backend)
+    model = FusedLSTMMDN(I, 16, 2, 3, pen=pen, skip=True, device=sampling_backend)
     model.scale = Scale((1.0, 2.0), (3.0, 4.0))
     batch = model.generate(4, 12, seed=1)
     assert batch.points.shape == (4, 12, I)
