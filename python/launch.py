@@ -71,6 +71,12 @@ def device_of(tensor: Tensor) -> plans.Device:
     raise RuntimeError(f"Triton kernels run on CUDA tensors, got {tuple(tensor.shape)} on {tensor.device}")
 
 
+def compiler_options(options: Options) -> dict[str, Any]:
+    """What Triton is told. Cooperative programs have a multiprocessor to themselves, so all of its registers."""
+    plain = {"num_warps": options.warps, "num_stages": 1, "enable_fp_fusion": True}
+    return plain | {"launch_cooperative_grid": True, "maxnreg": 255} if options.cooperative else plain
+
+
 def launch(name: str, grid: tuple[int, ...], arguments: dict[str, Any], options: Options) -> None:
     """Run a kernel; `arguments` are all its parameters by name, an array of its own device among them.
 
@@ -81,10 +87,9 @@ def launch(name: str, grid: tuple[int, ...], arguments: dict[str, Any], options:
     if first.device.type == "cpu" and simulator is not None:
         simulator(kernel(name), grid, arguments, options)
         return
-    cooperative = {"launch_cooperative_grid": True} if options.cooperative else {}
     try:
         with torch.cuda.device(first.device):
-            kernel(name)[grid](**arguments, num_warps=options.warps, num_stages=1, enable_fp_fusion=True, **cooperative)
+            kernel(name)[grid](**arguments, **compiler_options(options))
     except Exception as error:
         if "cooperative launch" in str(error) or type(error).__name__ == "OutOfResources":
             raise LaunchRefusedError(f"{name}: {error}") from error

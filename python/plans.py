@@ -21,36 +21,37 @@ WARPS = 8  # of a persistent program
 BLOCK = 256  # units of a stepwise program, at most
 SLICE = 16  # columns that one matrix instruction takes at the least; K is padded to a multiple of it
 SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block may have
-# How a persistent program stages rows for its products: by direction, precision, rows and units, (largest H, width of a
-# slice at most, all loads ahead of the first product) in order of preference, the first that fits being taken. The
-# wider and the more ahead, the shorter a step; the limits are where the compiler would spill registers.
-ANY = 1 << 30
-STAGING: dict[tuple[str, str], dict[tuple[int, int], tuple[tuple[int, int, bool], ...]]] = {
+# How a persistent program stages rows for its products (kernels/triton/product.py): by direction, precision, rows and
+# units, (largest H, width of a slice at most, chunks loaded ahead) in order of preference, the first that fits being
+# taken. The wider and the further ahead, the shorter a step; the limits are where the compiler would spill registers.
+ANY, ALL = 1 << 30, 1 << 30
+Staging = tuple[tuple[int, int, int], ...]
+STAGING: dict[tuple[str, str], dict[tuple[int, int], Staging]] = {
     ("forward", "ieee"): {
-        (16, 8): ((ANY, 128, True), (ANY, 128, False), (ANY, 64, False)),
-        (16, 16): ((ANY, 128, True), (ANY, 64, False)),
-        (32, 16): ((512, 128, True), (512, 64, False)),
+        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
+        (16, 16): ((ANY, 128, ALL), (ANY, 64, 0)),
+        (32, 16): ((512, 128, ALL), (512, 64, 0)),
     },
     ("backward", "ieee"): {
-        (16, 8): ((ANY, 128, True), (ANY, 128, False), (ANY, 64, False)),
-        (16, 16): ((512, 128, True), (ANY, 64, False)),
-        (32, 16): ((512, 128, True), (512, 64, False)),
+        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
+        (16, 16): ((512, 128, ALL), (ANY, 64, 0)),
+        (32, 16): ((512, 128, ALL),),
     },
     ("forward", "tf32"): {
-        (16, 8): ((ANY, 128, True), (ANY, 64, False)),
-        (16, 16): ((512, 128, True), (512, 64, False)),
+        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
+        (16, 16): ((512, 128, ALL), (512, 64, 0)),
     },
     ("backward", "tf32"): {
-        (16, 8): ((400, 128, True), (ANY, 64, False)),
-        (16, 16): ((400, 128, True),),
+        (16, 8): ((400, 128, ALL), (ANY, 64, 0)),
+        (16, 16): ((400, 128, ALL), (400, 64, 0)),
     },
     ("forward", "tf32x3"): {
-        (16, 8): ((900, 128, False), (ANY, 32, False)),
-        (16, 16): ((400, 128, False),),
+        (16, 8): ((512, 128, 0), (ANY, 32, 0)),
+        (16, 16): ((400, 32, 0),),
     },
     ("backward", "tf32x3"): {
-        (16, 8): ((400, 128, False), (ANY, 16, False)),
-        (16, 16): ((400, 16, False),),
+        (16, 8): ((ANY, 16, 4),),
+        (16, 16): ((400, 16, 4),),
     },
 }
 
@@ -69,7 +70,7 @@ class Persistent(NamedTuple):
     rows: int
     units: int
     width: int
-    ahead: bool
+    ahead: int
     precision: str
     programs: int
     groups: int
@@ -85,7 +86,8 @@ class Stepwise(NamedTuple):
 
 Plan = Persistent | Stepwise
 Chunks = tuple[tuple[int, int, int], ...]
-Tuned = Mapping[tuple[str, int, str], Mapping[int, tuple[str, int, int]]]  # (direction, H, dtype): B: identity(plan)
+# (direction, H, "bfloat16", "float16", "tf32" or "tf32x3"): B: identity(plan)
+Tuned = Mapping[tuple[str, int, str], Mapping[int, tuple[str, int, int]]]
 
 
 @cache
@@ -109,15 +111,17 @@ def chunks(K: int, width: int) -> Chunks:
     return tuple(pieces)
 
 
-def shared_memory(direction: str, H: int, size: int, rows: int, units: int, width: int, ahead: bool) -> int:
-    """Bytes of shared memory of a persistent program: its weights, and rows on their way or partial sums.
+def shared_memory(direction: str, precision: str, H: int, plan: tuple[int, int, int, int], size: int) -> int:
+    """Bytes of shared memory of a persistent program with (rows, units, width, ahead), elements of `size` bytes.
 
-    The compile gate holds this against what the compiler says.
+    Its weights, and rows on their way or partial sums; "tf32x3" keeps rows on their way in registers. The compile gate
+    holds this against what the compiler says.
     """
+    rows, units, width, ahead = plan
     K, N = (H, 4 * units) if direction == "forward" else (4 * H, units)
     pieces = chunks(K, width)
     padded = sum(slices * w for _, slices, w in pieces)
-    moving = padded if ahead else max(slices * w for _, slices, w in pieces)
+    moving = padded if ahead and precision != "tf32x3" else max(slices * w for _, slices, w in pieces)
     return padded * N * size + max(moving * rows * size, pieces[0][1] * rows * N * 4)
 
 
@@ -140,7 +144,8 @@ def persistent_plans(direction: str, H: int, B: int, size: int, precision: str, 
         if not groups or device.target not in SHARED:
             continue
         for largest, width, ahead in staging:
-            if largest >= H and shared_memory(direction, H, size, rows, units, width, ahead) <= device.shared:
+            shared = shared_memory(direction, precision, H, (rows, units, width, ahead), size)
+            if largest >= H and shared <= device.shared:
                 plans.append(Persistent(rows, units, width, ahead, precision, programs, groups))
                 break
     return plans
@@ -197,13 +202,15 @@ def choose(
     Raises:
         RuntimeError: a plan is forced that does not fit.
     """
+    if isinstance(_forced, (Persistent, Stepwise)):
+        return _forced
     size, precision = dtype.itemsize, precision_of(dtype, tf32)
     plans: list[Plan] = [*persistent_plans(direction, H, B, size, precision, device), stepwise_plan(H)]
     if _forced is not None:
         plans = [plan for plan in plans if plan.name == _forced]
         if not plans:
             raise RuntimeError(f"the {_forced} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
-    measured = (tuned or {}).get((direction, H, str(dtype).removeprefix("torch.")))
+    measured = (tuned or {}).get((direction, H, precision if dtype == torch.float32 else str(dtype)[6:]))
     if measured and _forced is None:
         best = measured[min((b for b in measured if b >= B), default=max(measured))]
         plans = [plan for plan in plans if identity(plan) == best] or plans
@@ -215,16 +222,19 @@ def identity(plan: Plan) -> tuple[str, int, int]:
     return (plan.name, plan.rows, plan.units) if isinstance(plan, Persistent) else (plan.name, 0, 0)
 
 
-_forced: str | None = None  # of the process: autograd runs CUDA backward passes on threads of its own
+_forced: str | Plan | None = None  # of the process: autograd runs CUDA backward passes on threads of its own
 
 
 @contextlib.contextmanager
-def forced(name: str) -> Iterator[None]:
-    """Force the "persistent" or the "stepwise" plan inside; a call that it does not fit raises RuntimeError."""
+def forced(plan: str | Plan) -> Iterator[None]:
+    """Force the "persistent" or the "stepwise" plan inside, or one very plan, as it is.
+
+    A call that the named one does not fit raises RuntimeError.
+    """
     global _forced
-    if name not in ("persistent", "stepwise"):
-        raise ValueError(f"plan must be 'persistent' or 'stepwise', got {name!r}")
-    before, _forced = _forced, name
+    if not isinstance(plan, (Persistent, Stepwise)) and plan not in ("persistent", "stepwise"):
+        raise ValueError(f"plan must be 'persistent' or 'stepwise', got {plan!r}")
+    before, _forced = _forced, plan
     try:
         yield
     finally:

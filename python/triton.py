@@ -91,10 +91,11 @@ def _run(direction: str, H: int, B: int, like: Tensor, persistent: Any, stepwise
 
 
 def _matrix_arguments(plan: plans.Persistent, K: int, H: int) -> dict[str, Any]:
+    chunks = plans.chunks(K, plan.width)
     return {
         "H": H,
-        "CHUNKS": plans.chunks(K, plan.width),
-        "AHEAD": plan.ahead,
+        "CHUNKS": chunks,
+        "AHEAD": min(plan.ahead, len(chunks)),
         "ROWS": plan.rows,
         "UNITS": plan.units,
         "PRECISION": plan.precision,

@@ -46,7 +46,7 @@ def read(path: Path) -> Tuned:
     try:
         table: dict[tuple[str, int, str], dict[int, tuple[str, int, int]]] = {}
         for e in json.loads(path.read_text())["plans"]:
-            key = e["direction"], e["H"], e["dtype"]
+            key = e["direction"], e["H"], e["precision"]
             table.setdefault(key, {})[e["B"]] = e["plan"], e["rows"], e["units"]
         return table
     except (OSError, ValueError, KeyError, TypeError) as error:

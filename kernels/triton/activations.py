@@ -25,6 +25,22 @@ def tanh(x):
 
 
 @triton.jit
+def exp(x):
+    """e^x for |x| <= 80, to an ulp (Cephes' expf).
+
+    tl.exp is a few ulps off for larger |x|, as its x log2(e) is rounded: too much for what is squared afterwards.
+    """
+    n = tl.floor(x * 1.44269504088896341 + 0.5)
+    x = x - n * 0.693359375 + n * 2.12194440e-4
+    p = 1.9875691500e-4 * x + 1.3981999507e-3
+    p = p * x + 8.3334519073e-3
+    p = p * x + 4.1665795894e-2
+    p = p * x + 1.6666665459e-1
+    p = p * x + 5.0000001201e-1
+    return (p * x * x + x + 1.0) * tl.exp2(n)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x in [0, 1]: log(w) x / (w - 1) with w = 1 + x undoes the rounding of w."""
     w = 1.0 + x

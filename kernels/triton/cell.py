@@ -68,18 +68,19 @@ def store_gates(at, i, f, g, o, live, mask, H: tl.constexpr):
 @triton.jit
 def load_peephole(peephole, units, known, H: tl.constexpr):
     """Its rows i, f, o at these units; zeros without one."""
-    if peephole is None:
-        zero = tl.zeros((units.shape[0],), tl.float32)
-        return zero, zero, zero
-    i = tl.load(peephole + units, mask=known, other=0.0)
-    f = tl.load(peephole + H + units, mask=known, other=0.0)
-    o = tl.load(peephole + 2 * H + units, mask=known, other=0.0)
+    i = tl.zeros((units.shape[0],), tl.float32)
+    f, o = i, i
+    if peephole is not None:
+        i = tl.load(peephole + units, mask=known, other=0.0)
+        f = tl.load(peephole + H + units, mask=known, other=0.0)
+        o = tl.load(peephole + 2 * H + units, mask=known, other=0.0)
     return i, f, o
 
 
 @triton.jit
 def length_of(lengths, b, B, T):
     """The lengths of sequences b as int32, 0 beyond B."""
-    if lengths is None:
-        return tl.where(b < B, T, 0)
-    return tl.minimum(tl.load(lengths + b, mask=b < B, other=0).to(tl.int32), T)
+    length = tl.where(b < B, T, 0)
+    if lengths is not None:
+        length = tl.minimum(tl.load(lengths + b, mask=b < B, other=0).to(tl.int32), T)
+    return length

@@ -15,7 +15,7 @@ of a row does not depend on its neighbours. Masked rows are not read.
 import triton
 import triton.language as tl
 
-from .activations import clip, log1p, sigmoid, softplus, tanh
+from .activations import clip, exp, log1p, sigmoid, softplus, tanh
 
 LOG_SIGMA_LIMIT = tl.constexpr(12.0)
 RHO_LIMIT = tl.constexpr(15.0)
@@ -66,12 +66,12 @@ def softmax(a, mask):
 def normal(x, y, mu_x, mu_y, s_x, s_y, r):
     """u_x, u_y, 1 / sigma_x, 1 / sigma_y, e^2r', e^-2r', r' and log N, of every component."""
     s_x, s_y, r = clip(s_x, LOG_SIGMA_LIMIT), clip(s_y, LOG_SIGMA_LIMIT), clip(r, RHO_LIMIT)
-    inverse_x, inverse_y = tl.exp(-s_x), tl.exp(-s_y)
+    inverse_x, inverse_y = exp(-s_x), exp(-s_y)
     u_x, u_y = (x[:, None] - mu_x) * inverse_x, (y[:, None] - mu_y) * inverse_y
-    grow, shrink = tl.exp(2.0 * r), tl.exp(-2.0 * r)
+    grow, shrink = exp(2.0 * r), exp(-2.0 * r)
     A, D = u_x + u_y, u_x - u_y
     z = (A * A * (1.0 + shrink) + D * D * (1.0 + grow)) * 0.25
-    half_log = LOG_2 - tl.abs(r) - log1p(tl.exp(-2.0 * tl.abs(r)))  # log(1 - rho^2) / 2
+    half_log = LOG_2 - tl.abs(r) - log1p(tl.where(r > 0, shrink, grow))  # log(1 - rho^2) / 2
     return u_x, u_y, inverse_x, inverse_y, grow, shrink, r, -LOG_2PI - s_x - s_y - half_log - 0.5 * z
 
 

@@ -38,21 +38,21 @@ def product(
 ):  # fmt: skip
     """Rows (R) of K elements at pointers `rows`, where valid, else 0, times the matrix: (R, N) in float32.
 
-    AHEAD loads all chunks before the first is multiplied, so that their latencies overlap; it takes shared memory for
-    all of the rows at once, instead of for one chunk of them.
+    AHEAD chunks are on their way while one is multiplied, so that their latencies overlap. On all but the first chunks'
+    account that takes shared memory, or registers.
     """
     R: tl.constexpr = rows.shape[0]
     SLICES: tl.constexpr = CHUNKS[0][1]
     acc = tl.zeros((SLICES, R, N), tl.float32)
     rest = tl.zeros((1, R, N), tl.float32)
     loaded = ()
-    if AHEAD:
-        for n in tl.static_range(len(CHUNKS)):
-            loaded = loaded + (chunk(rows, valid, n, K, CHUNKS),)
+    for n in tl.static_range(min(AHEAD, len(CHUNKS))):
+        loaded = loaded + (chunk(rows, valid, n, K, CHUNKS),)
     for n in tl.static_range(len(CHUNKS)):
-        x = loaded[n] if AHEAD else chunk(rows, valid, n, K, CHUNKS)
+        if n + AHEAD < len(CHUNKS):
+            loaded = loaded + (chunk(rows, valid, n + AHEAD, K, CHUNKS),)
         if CHUNKS[n][1] == SLICES:
-            acc = tl.dot(x, tiles[n], acc, input_precision=PRECISION)
+            acc = tl.dot(loaded[n], tiles[n], acc, input_precision=PRECISION)
         else:
-            rest = tl.dot(x, tiles[n], rest, input_precision=PRECISION)
+            rest = tl.dot(loaded[n], tiles[n], rest, input_precision=PRECISION)
     return tl.sum(acc, 0) + tl.sum(rest, 0)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from fusedmdn import FusedLSTMMDN
 
 from ..accuracy import assert_accurate
+from .problems import backward_arguments, check, lstm_arguments, mdn_arguments, repeats_for
 from .test_generate import start, weights
-from .test_mdn_nll import PENS, rows
+from .test_mdn_nll import PENS
 
 SIZES = [1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 32, 33, 47, 64, 67]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -33,61 +34,11 @@ def isa(request):
         yield request.param
 
 
-def double(value):
-    if isinstance(value, (list, tuple)):
-        return [double(v) for v in value]
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def poison():
-    """Memory that a kernel takes and forgets to write is likely to hold NaN."""
-    for size in (64, 1024, 1 << 16):
-        torch.full((size,), math.nan)
-
-
-def check(names, operator, arguments_of, repeats=1):
-    """The accuracy rule for one operator; tiny sizes are repeated, since there the reference's error is luck."""
-    results = {name: ([], [], []) for name in names}
-    for _ in range(repeats):
-        arguments = arguments_of()
-        poison()
-        runs = (cpu, arguments), (reference, arguments), (reference, double(arguments))
-        for k, (module, inputs) in enumerate(runs):
-            outputs = getattr(module, operator)(*inputs)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            for name, value in zip(names, outputs, strict=True):
-                results[name][k].append(value.flatten())
-    for name, values in results.items():
-        assert_accurate(f"{operator} {name}", *map(torch.cat, values))
-
-
-def repeats_for(*sizes):
-    return max(1, 600 // max(1, math.prod(sizes)))
-
-
-def lstm_arguments(T, B, H, dtype, peephole, ragged, clip, packed=False):
-    lengths = torch.randint(0, T + 1, (B,)) if ragged or packed else None
-    if packed:
-        lengths = lengths.sort(descending=True).values
-    xw = torch.randn(*((int(lengths.sum()),) if packed else (T, B)), 4 * H).to(dtype)
-    weight = (torch.randn(4 * H, H) / math.sqrt(H)).to(dtype)
-    p = torch.randn(3, H) if peephole else None
-    return [xw, weight, torch.randn(B, H).to(dtype), torch.randn(B, H), p, lengths, clip, True]
-
-
-def backward_arguments(forward):
-    """Of lstm_backward, from what the reference's forward saves at the same dtype."""
-    _, weight, _, c0, p, lengths, clip, _ = forward
-    h, h_T, c_T, gates, cells = reference.lstm(*forward)
-    grads = [torch.randn(v.shape).to(v.dtype) for v in (h, h_T.float(), c_T)]
-    return [*grads, weight, c0, p, lengths, gates, cells, clip]
-
-
 def check_lstm(T, B, H, *options, repeats=None):
     repeats = repeats or repeats_for(T, B, H)
-    check(["h", "h_T", "c_T", "gates", "cells"], "lstm", lambda: lstm_arguments(T, B, H, *options), repeats)
+    check(cpu, ["h", "h_T", "c_T", "gates", "cells"], "lstm", lambda: lstm_arguments(T, B, H, *options), repeats)
     names = ["xw", "h0", "c0", "peephole"]
-    check(names, "lstm_backward", lambda: backward_arguments(lstm_arguments(T, B, H, *options)), repeats)
+    check(cpu, names, "lstm_backward", lambda: backward_arguments(lstm_arguments(T, B, H, *options)), repeats)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,20 +65,15 @@ def test_accuracy_over_shapes(T, B, H, dtype, data):
         check_lstm(T, B, H, dtype, peephole, ragged, clip, packed, repeats=max(4, repeats_for(T, B, H)))
 
 
-def mdn_arguments(T, B, M, P, pen, dtype, ragged, means, clip=None):
-    raw = torch.randn(T, B, P + 6 * M).to(dtype)
-    lengths = torch.randint(0, T + 1, (B,)) if ragged else None
-    return [raw, rows(pen, T, B, dtype=torch.float32), lengths, pen, M, means, clip]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("pen", "P", "width"), PENS)
 @pytest.mark.parametrize("M", [1, 2, 3, 5, 16, 17, 20, 33, 128])
 def test_accuracy_of_mdn_nll(isa, pen, P, width, M, dtype):
     for T, B, ragged, means, clip in ((17, 61, False, "linear", None), (53, 25, True, "sigmoid", 0.3)):
         arguments = mdn_arguments(T, B, M, P, pen, dtype, ragged, means, clip)
-        check(["nll"], "mdn_nll", lambda given=arguments: given)
+        check(cpu, ["nll"], "mdn_nll", lambda given=arguments: given)
         check(
+            cpu,
             ["raw", "target"],
             "mdn_nll_backward",
             lambda given=arguments: [torch.randn(given[0].shape[:2]), *given, True],
@@ -141,12 +87,12 @@ def test_accuracy_of_mdn_nll_over_shapes(T, B, M, pen_model, data):
     ragged, means = data.draw(st.booleans()), data.draw(st.sampled_from(["linear", "sigmoid"]))
     with _cpu.forced_isa(data.draw(st.sampled_from(_cpu.isas()))):
         options, repeats = (T, B, M, P, pen, dtype, ragged, means), min(20, repeats_for(T, B))
-        check(["nll"], "mdn_nll", lambda: mdn_arguments(*options), repeats)
+        check(cpu, ["nll"], "mdn_nll", lambda: mdn_arguments(*options), repeats)
 
         def backward():
             return [torch.randn(T, B), *mdn_arguments(*options, 1.0), True]
 
-        check(["raw", "target"], "mdn_nll_backward", backward, repeats)
+        check(cpu, ["raw", "target"], "mdn_nll_backward", backward, repeats)
 
 
 @pytest.mark.parametrize(("pen", "P", "width"), PENS)

@@ -1,0 +1,575 @@
+"""The Triton backend in the simulator: accuracy, plans, promises to torch. Witnesses of what is right: test_lstm.py, ….
+
+Where there is a GPU, the same kernels run there in every test that takes a backend.
+"""
+
+import contextlib
+import json
+import math
+import warnings
+from unittest import mock
+
+import fusedmdn.ops as ops
+import pytest
+import torch
+from fusedmdn.ops import cost, launch, plans, reference, triton, tuned
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import opcheck
+from torch.overrides import TorchFunctionMode
+
+from fusedmdn import FusedLSTMMDN
+
+from ..compile_gate.shipped import SIZES
+from ..conftest import launching, simulated
+from ..simulator import Simulator
+from .problems import (
+    LSTM_GRADIENTS,
+    LSTM_OUTPUTS,
+    backward_arguments,
+    check,
+    double,
+    lstm_arguments,
+    mdn_arguments,
+    poisoned,
+    repeats_for,
+)
+from .test_library import REGISTRATION, op
+from .test_mdn_nll import PENS
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+H100 = plans.Device("sm_90", 132, 227 * 1024)
+
+
+class TF32(TorchFunctionMode):
+    """Matrix products whose operands are rounded to tf32, as a GPU's are where torch's setting allows it."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
+            args = [(v.view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32) for v in args]
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def tf32():
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.fixture(params=["persistent", "stepwise"])
+def plan(request):
+    with simulated(), ops.plan(request.param):
+        yield request.param
+
+
+def check_lstm(T, B, H, *options, rounded=contextlib.nullcontext):
+    repeats = max(1, repeats_for(T, B, H) // 10)
+    check(triton, LSTM_OUTPUTS, "lstm", lambda: lstm_arguments(T, B, H, *options), repeats, rounded)
+
+    def backward():
+        return backward_arguments(lstm_arguments(T, B, H, *options))
+
+    check(triton, LSTM_GRADIENTS, "lstm_backward", backward, repeats, rounded)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("H", [1, 7, 16, 33, 100, 400])
+def test_accuracy_of_lstm(plan, H, dtype):
+    """Odd sizes, ragged, with peepholes and clipping, and with none of these; packed rows."""
+    with simulated(processors=max(8, -(-H // 16))):
+        check_lstm(3, 19, H, dtype, True, True, 0.05)
+    if H < 100:
+        check_lstm(2, 5, H, dtype, False, False, None)
+        check_lstm(3, 4, H, dtype, True, True, None, True)
+
+
+@pytest.mark.parametrize("H", [33, 130])
+def test_accuracy_in_tf32_where_torch_allows_it(H):
+    with simulated(processors=20), ops.plan("persistent"), tf32():
+        assert triton.plan_of("forward", H, 19, torch.zeros(1)).precision == "tf32"
+        check_lstm(3, 19, H, torch.float32, True, True, None, rounded=TF32)
+        with pytest.raises(AssertionError, match="over the bound"):  # and it is not float32
+            check_lstm(3, 19, H, torch.float32, True, True, None)
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.sampled_from(DTYPES), st.data())
+def test_accuracy_over_shapes(T, B, H, dtype, data):
+    peephole, ragged = data.draw(st.booleans()), data.draw(st.booleans())
+    clip = data.draw(st.sampled_from([None, 0.02, 1.0]))
+    with simulated(seed=T), ops.plan(data.draw(st.sampled_from(["persistent", "stepwise"]))):
+        check_lstm(T, B, H, dtype, peephole, ragged, clip)
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0), (0, 0), (1, 1)])
+def test_empty_and_smallest(plan, T, B):
+    for packed in (False, True):
+        check_lstm(T, B, 5, torch.float32, True, True, 0.1, packed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accuracy_with_large_and_tiny_values(plan, dtype):
+    """Saturated gates, and values so small that only relative accuracy shows."""
+    for scale in (30.0, 1e-3):
+        forward = lstm_arguments(3, 5, 12, dtype, True, False, None)
+        forward = [v * scale if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in forward]
+        check(triton, LSTM_OUTPUTS, "lstm", lambda given=forward: given)
+        check(triton, LSTM_GRADIENTS, "lstm_backward", lambda given=forward: backward_arguments(given))
+
+
+def test_nan_and_infinity_pass_through_the_recurrence(plan):
+    xw = torch.zeros(3, 4, 4 * 20)
+    xw[0, 0, 5], xw[0, 1, 45], xw[0, 2, 65] = math.nan, math.inf, -math.inf
+    arguments = xw, torch.eye(20).repeat(4, 1), torch.zeros(4, 20), torch.zeros(4, 20), None, None, None, True
+    for a, b in zip(triton.lstm(*arguments), reference.lstm(*arguments), strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("pen", "P", "width"), PENS)
+@pytest.mark.parametrize("M", [1, 2, 3, 16, 20, 33, 128])
+def test_accuracy_of_mdn_nll(pen, P, width, M, dtype):
+    with simulated():
+        T, B = (17, 31) if M < 16 else (7, 13)
+        for ragged, means, clip in ((False, "linear", None), (True, "sigmoid", 0.3)):
+            arguments = mdn_arguments(T, B, M, P, pen, dtype, ragged, means, clip)
+            check(triton, ["nll"], "mdn_nll", lambda given=arguments: given)
+            backward = [torch.randn(T, B), *arguments, True]
+            check(triton, ["raw", "target"], "mdn_nll_backward", lambda given=backward: given)
+
+
+@pytest.mark.parametrize(("pen", "P", "width"), PENS)
+def test_extremes_are_finite_and_equal_the_reference(pen, P, width):
+    """Values to ±1e6, infinities and NaN: finite where the reference is, NaN or infinite where it is."""
+    M, values = 2, torch.tensor([0.0, 12.0, -12.0, 15.5, -15.5, 1e-30, 88.0, -104.0, 1e3, -1e3, 1e6, -1e6])
+    special = torch.tensor([math.inf, -math.inf, math.nan])
+    raw = values[torch.randint(len(values), (600, 1, P + 6 * M))]
+    target = values[torch.randint(len(values), (600, 1, width))]
+    for lines in (raw[400:], target[400:]):
+        lines[torch.arange(200), 0, torch.randint(lines.shape[-1], (200,))] = special[torch.randint(3, (200,))]
+    with simulated(race=False):
+        nll = triton.mdn_nll(raw, target, None, pen, M, "linear", None)
+        arguments = torch.ones_like(nll), raw, target, None, pen, M, "linear", None, True
+        gradients = triton.mdn_nll_backward(*arguments)
+    expected = reference.mdn_nll(raw, target, None, pen, M, "linear", None)
+    assert nll[:400].isfinite().all()
+    assert all(g[:400].isfinite().all() for g in gradients)
+    assert torch.equal(nll.isfinite(), expected.isfinite())
+    torch.testing.assert_close(nll[:400], expected[:400], rtol=1e-5, atol=1e-5)
+    for got, want in zip(gradients, reference.mdn_nll_backward(*arguments), strict=True):
+        assert torch.equal(got.isfinite(), want.isfinite())
+
+
+def test_masked_rows_are_not_read():
+    raw, target, lengths = torch.randn(5, 3, 13), torch.rand(5, 3, 3), torch.tensor([5, 0, 2])
+    masked = ~reference.alive(5, lengths)
+    with simulated():
+        clean = triton.mdn_nll(raw, target, lengths, "bernoulli", 2, "linear", None)
+        nan = [torch.where(masked, math.nan, v) for v in (raw, target)]
+        assert torch.equal(triton.mdn_nll(*nan, lengths, "bernoulli", 2, "linear", None), clean)
+        arguments = *nan, lengths, "bernoulli", 2, "linear", None, True
+        grad = torch.where(masked[..., 0], math.nan, torch.ones(5, 3))
+        draw, dtarget = triton.mdn_nll_backward(grad, *arguments)
+    assert (draw[masked[..., 0]] == 0).all()
+    assert (dtarget[masked[..., 0]] == 0).all()
+    assert draw.isfinite().all()
+
+
+def test_strided_inputs_are_read_in_place_or_copied(plan):
+    forward = lstm_arguments(4, 5, 9, torch.float32, True, True, None)
+    expected = triton.lstm(*forward)
+    swapped = [v.transpose(0, 1).contiguous().transpose(0, 1) for v in forward[:5]]
+    for a, b in zip(triton.lstm(*swapped, *forward[5:]), expected, strict=True):
+        assert torch.equal(a, b)
+    wide = torch.randn(4, 5, 30)
+    rest = [*backward_arguments(forward)[1:]]
+    grads = wide[..., 7:16], wide[..., 7:16].contiguous()
+    for a, b in zip(*(triton.lstm_backward(g, *rest) for g in grads), strict=True):
+        assert torch.equal(a, b)
+    raw, target = torch.randn(4, 5, 40), torch.rand(4, 5, 3)
+    some = [
+        triton.mdn_nll(v, target, None, "bernoulli", 2, "linear", None) for v in (raw[..., 3:16], raw[..., 3:16] + 0)
+    ]
+    assert torch.equal(*some)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gates_computed_again_are_those_saved(dtype):
+    """And so are the gradients, up to rounding: lstm_layer against lstm on the projection."""
+    with simulated():
+        for packed in (False, True):
+            xw, weight, h0, c0, p, lengths, clip, _ = lstm_arguments(3, 6, 20, dtype, True, True, None, packed)
+            h, _, _, gates, cells = triton.lstm(xw, weight, h0, c0, p, lengths, clip, True)
+            check(triton, ["gates"], "lstm_gates", lambda: (xw, weight, h0, c0, p, lengths, h, cells))  # noqa: B023
+            again = triton.lstm_gates(xw, weight, h0, c0, p, lengths, h, cells)
+            torch.testing.assert_close(again, gates, rtol=0, atol=max(torch.finfo(dtype).eps, 1e-5))
+
+
+def saved_bytes(run):
+    """Bytes that autograd keeps of what `run` computes, each storage once."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    assert output.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_per_token(dtype):
+    """What the docstrings say: gates 4H e and cells 4H, or cells alone; h is H e either way."""
+    B, I, H, e = 8, 16, 32, dtype.itemsize
+    weight_ih, bias, weight_hh = (torch.randn(s).to(dtype).requires_grad_() for s in ((4 * H, I), (4 * H,), (4 * H, H)))
+
+    def a_token(run):
+        """By the difference that five steps more make; the input is kept by any layer."""
+        inputs = torch.randn(4, B, I).to(dtype), torch.randn(9, B, I).to(dtype)
+        few, many = (saved_bytes(lambda x=x: run(x)[0]) for x in inputs)
+        return (many - few) / (5 * B) - I * e
+
+    with simulated():
+        saved = a_token(lambda x: ops.lstm(torch.nn.functional.linear(x, weight_ih, bias), weight_hh))
+        again = a_token(lambda x: ops.lstm_layer(x, weight_ih, bias, weight_hh))
+    assert saved == 4 * H * e + 4 * H + H * e
+    assert again == 4 * H + H * e
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_module_that_recomputes_has_the_same_gradients(backend, ragged):
+    model = FusedLSTMMDN(3, 12, 2, 2, skip=True, peephole=True, recompute=True, device=backend, dtype=backend.dtype)
+    x = torch.rand(5, 3, 3, device=backend, dtype=backend.dtype)
+    lengths = torch.tensor([5, 0, 3], device=backend) if ragged else None
+    results = []
+    for recompute in (True, False):
+        model.recompute = recompute
+        loss = model.nll(x, lengths)
+        results.append([loss, *torch.autograd.grad(loss, model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_same_bits_every_time(plan):
+    """Whatever the schedule: no atomic sums."""
+    forward = lstm_arguments(4, 37, 20, torch.bfloat16, True, True, 0.1)
+    backward = backward_arguments(forward)
+    first = *triton.lstm(*forward), *triton.lstm_backward(*backward)
+    for seed in (1, 2):
+        with simulated(seed=seed, policy="priority"):
+            for a, b in zip((*triton.lstm(*forward), *triton.lstm_backward(*backward)), first, strict=True):
+                assert torch.equal(a, b)
+
+
+class Specializations:
+    """Counts what the compiler would specialise on: constants, dtypes, alignment, and integers that are 1 or 16 k."""
+
+    def __init__(self, device):
+        self.device, self.seen = device, {}
+
+    def __call__(self, kernel, grid, arguments, options):
+        key = [options]
+        for p in kernel.params:
+            value = arguments[p.name]
+            if isinstance(value, torch.Tensor):
+                aligned = value.data_ptr() % 16 == 0 or p.do_not_specialize_on_alignment
+                key.append((value.dtype, aligned or p.do_not_specialize))
+            elif p.is_constexpr or value is None:
+                key.append(value)
+            elif isinstance(value, float) or p.do_not_specialize:
+                key.append(type(value))
+            else:
+                key.append((value == 1, value % 16 == 0))
+        self.seen.setdefault(kernel.fn.__name__ + kernel.fn.__module__, set()).add(tuple(key))
+
+
+@pytest.mark.parametrize("name", ["persistent", "stepwise"])
+def test_one_compilation_serves_every_length_and_batch(name):
+    """Counted over T and B that are 1, multiples of 16, and neither; strides and alignments differ too."""
+    counter = Specializations(plans.Device("sm_90", 3, 227 * 1024))  # so few processors that one plan is left
+    with launching(counter), ops.plan(name):
+        for T, B in ((1, 1), (1, 16), (16, 1), (5, 3), (16, 32), (7, 70)):
+            forward = lstm_arguments(T, B, 20, torch.float32, True, True, 0.1)
+            triton.lstm(*forward)
+            backward = backward_arguments(forward)
+            for first in (backward[0], torch.zeros(T, B, 29)[..., 3:23], torch.zeros(1, 1, 20).expand(T, B, 20)):
+                triton.lstm_backward(first, *backward[1:])
+            loss = mdn_arguments(T, B, 3, 1, "bernoulli", torch.float32, True, "linear")
+            triton.mdn_nll(*loss)
+            triton.mdn_nll(torch.zeros(T, B, 23)[..., 3:22], *loss[1:])
+            triton.mdn_nll_backward(torch.zeros(T, B), *loss, False)
+    assert {kernel: len(keys) for kernel, keys in counter.seen.items()} == dict.fromkeys(counter.seen, 1)
+    assert len(counter.seen) == 4
+
+
+def test_nothing_looks_at_values_or_waits(plan):
+    """So that a call can be captured in a CUDA graph: no .item(), .cpu(), .tolist(), bool() or synchronize()."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a value was looked at")
+
+    forward = lstm_arguments(3, 5, 8, torch.float32, True, True, 0.1)
+    backward = backward_arguments(forward)
+    loss = mdn_arguments(3, 5, 3, 1, "bernoulli", torch.float32, True, "linear")
+    names = ["item", "cpu", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(launching(Specializations(plans.Device("sm_90", 8, 227 * 1024))))
+        for name in names:
+            stack.enter_context(mock.patch.object(torch.Tensor, name, refuse))
+        stack.enter_context(mock.patch.object(torch.cuda, "synchronize", refuse))
+        stack.enter_context(mock.patch.object(torch.cuda.Stream, "synchronize", refuse))
+        triton.lstm(*forward)
+        triton.lstm_backward(*backward)
+        triton.mdn_nll(*loss)
+        triton.mdn_nll_backward(torch.zeros(3, 5), *loss, True)
+        with pytest.raises(AssertionError, match="looked at"):
+            torch.zeros(1).item()
+
+
+# As PyTorch operators
+
+
+def test_opcheck(plan):
+    xw, weight, h0, c0, p, lengths, _, _ = lstm_arguments(2, 3, 6, torch.float32, True, True, None)
+    inputs = [v.requires_grad_() for v in (xw, weight, h0, c0, p)]
+    opcheck(op("lstm"), (*inputs, lengths, 1.0, True), test_utils=[*REGISTRATION, "test_aot_dispatch_dynamic"])
+    xw, weight, h0, c0, p = (v.detach() for v in inputs)
+    h, h_T, c_T, gates, cells = op("lstm")(xw, weight, h0, c0, p, lengths, None, True)
+    opcheck(op("lstm_backward"), (h, h_T, c_T, weight, c0, p, lengths, gates, cells, 1.0))
+    if plan == "stepwise":  # what does not depend on the plan
+        opcheck(op("lstm_gates"), (xw, weight, h0, c0, p, lengths, h, cells))
+        raw, target, *rest = mdn_arguments(2, 3, 2, 1, "bernoulli", torch.float32, True, "linear")
+        raw, target = raw.requires_grad_(), target.requires_grad_()
+        utils = [*REGISTRATION, "test_aot_dispatch_dynamic"]
+        opcheck(op("mdn_nll"), (raw, target, *rest), test_utils=utils)
+        arguments = torch.randn(2, 3), raw.detach(), target.detach(), *rest, True
+        opcheck(op("mdn_nll_backward"), arguments)
+
+
+def test_compiled_training_step_is_one_graph(plan):
+    model = FusedLSTMMDN(3, 8, 2, 2, skip=True, peephole=True)
+    x = torch.rand(4, 3, 3)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for T in (4, 3):
+        expected, _ = model(x[:T], target=x[:T])
+        gradients = torch.autograd.grad(expected.sum(), model.parameters())
+        nll, _ = compiled(x[:T], target=x[:T])
+        torch.testing.assert_close(nll, expected)
+        for got, want in zip(torch.autograd.grad(nll.sum(), model.parameters()), gradients, strict=True):
+            torch.testing.assert_close(got, want)
+
+
+def test_autocast(plan):
+    model = FusedLSTMMDN(3, 16, 1, 2)
+    x = torch.rand(4, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        nll, (h, c) = model(x, target=x)
+    assert (nll.dtype, h.dtype, c.dtype) == (torch.float32, torch.bfloat16, torch.float32)
+    assert all(g.dtype == torch.float32 for g in torch.autograd.grad(nll.sum(), model.parameters()))
+
+
+def on_fake_cuda(model):
+    """The module with empty weights on a GPU that is not there; inside a FakeTensorMode."""
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cuda")
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(empty, requires_grad=False))
+    return model
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forward_on_fake_cuda_tensors(dtype):
+    """Traced as on a GPU, without one: shapes, dtypes and devices are right. No gradients: torch aborts."""
+    model = FusedLSTMMDN(3, 8, 2, 2, dtype=dtype)
+    with ops.backend("reference"):
+        expected, (h_cpu, c_cpu) = model(torch.rand(5, 4, 3), target=torch.rand(5, 4, 3))
+    with FakeTensorMode(), torch.no_grad():
+        on_fake_cuda(model)
+        x, lengths = torch.empty(5, 4, 3, device="cuda"), torch.empty(4, dtype=torch.int64, device="cuda")
+        nll, (h, c) = model(x, target=x)
+        mixture, _ = model(x)
+        xw = torch.empty(5, 4, 32, dtype=dtype, device="cuda")
+        ragged, (_, c_T) = ops.lstm(xw, model.weight_hh_l0, lengths=lengths)
+    for got, want in ((nll, expected), (h, h_cpu), (c, c_cpu)):
+        assert (got.shape, got.dtype, got.device.type) == (want.shape, want.dtype, "cuda")
+    assert mixture.raw.dtype == ragged.dtype == dtype
+    assert (ragged.device.type, c_T.dtype) == ("cuda", torch.float32)
+
+
+def test_export_and_compile_of_fake_cuda_tensors():
+    model = FusedLSTMMDN(3, 8, 1, 2)
+    with FakeTensorMode(), torch.no_grad():
+        on_fake_cuda(model)
+        x = torch.empty(5, 4, 3, device="cuda")
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("T", min=2, max=50)},))
+        names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+        assert "fusedmdn.lstm.default" in names
+        graphs = []
+
+        def keep(graph, inputs):
+            graphs.append(graph)
+            return graph.forward
+
+        torch.compile(lambda x: model(x, target=x)[0], fullgraph=True, backend=keep)(x)
+    assert len(graphs) == 1
+
+
+def test_without_a_simulator_cpu_tensors_are_refused():
+    with ops.backend("triton"), pytest.raises(RuntimeError, match=r"run on CUDA tensors, got \(2, 3, 8\) on cpu"):
+        ops.lstm(torch.zeros(2, 3, 8), torch.zeros(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.zeros(2, 3, 7)}, r"xw: expected shape \(T, B, 4H\), or \(rows, 4H\) packed, got \(2, 3, 7\)"),
+        ({0: torch.zeros(2, 3, 8).double()}, "xw: the Triton kernels take float32, bfloat16 and float16"),
+        ({1: torch.zeros(8, 3)}, r"weight_hh: expected shape \(8, 2\), got \(8, 3\)"),
+        ({1: torch.zeros(8, 2).half()}, "weight_hh: expected torch.float32, got torch.float16"),
+        ({2: torch.zeros(4, 2)}, r"h0: expected shape \(3, 2\), got \(4, 2\)"),
+        ({3: torch.zeros(3, 2, device="meta")}, r"c0: expected a tensor on cpu, got \(3, 2\) on meta"),
+        ({4: torch.zeros(2, 2)}, r"peephole: expected shape \(3, 2\), got \(2, 2\)"),
+        ({5: torch.zeros(2).long()}, r"lengths: expected shape \(3,\), got \(2,\)"),
+    ],
+)
+def test_lstm_refuses_by_name(change, message):
+    """The operator itself, which takes what torch.ops gives it."""
+    arguments = [torch.zeros(2, 3, 8), torch.zeros(8, 2), torch.zeros(3, 2), torch.zeros(3, 2), None, None, None, True]
+    for place, value in change.items():
+        arguments[place] = value
+    with simulated(), pytest.raises(ValueError, match=message):
+        triton.lstm(*arguments)
+
+
+# Plans
+
+
+def choose(direction="forward", H=400, B=64, dtype=torch.bfloat16, device=H100, **options):
+    return plans.choose(direction, H, B, dtype, device, **options)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("target", [*plans.SHARED, "gfx942", "unknown"])
+def test_no_grid_is_launched_that_is_not_resident_at_once(direction, dtype, target):
+    for processors in (1, 8, 46, 84, 108, 132, 170):
+        device = plans.Device(target, processors, plans.SHARED.get(target, 64) * 1024)
+        for H in (1, 20, 64, *SIZES, 1500, 4000):
+            for B in (1, 16, 64, 1000, 5000):
+                plan = choose(direction, H, B, dtype, device)
+                if isinstance(plan, plans.Persistent):
+                    assert target in plans.SHARED
+                    assert 0 < plan.programs * plan.groups <= processors
+                    assert plan.programs * plan.units >= H
+                    assert plan.groups * plan.rows < B + plan.rows  # every group has a tile
+                    shape = plan.rows, plan.units, plan.width, plan.ahead
+                    shared = plans.shared_memory(direction, plan.precision, H, shape, dtype.itemsize)
+                    assert shared <= device.shared
+
+
+def test_what_is_chosen():
+    assert choose().name == "persistent"
+    assert choose(dtype=torch.float32).precision == "tf32x3"
+    assert choose(dtype=torch.float32, tf32=True).precision == "tf32"
+    assert choose(device=H100._replace(processors=20)).name == "stepwise"  # 25 programs at least
+    assert choose(device=H100._replace(target="gfx942")).name == "stepwise"
+    assert choose("backward", H=1024, B=4096).name == "stepwise"  # so much work that a product of its own is faster
+    with ops.plan("stepwise"):
+        assert choose().name == "stepwise"
+    with ops.plan("persistent"), pytest.raises(RuntimeError, match="the persistent plan does not fit: forward, H=5000"):
+        choose(H=5000)
+    with pytest.raises(ValueError, match="plan must be 'persistent' or 'stepwise', got 'eager'"), ops.plan("eager"):
+        pass
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padding_costs_at_most_a_twentieth(direction, dtype):
+    for H in SIZES:
+        for B in (16, 64, 256):
+            plan = choose(direction, H, B, dtype)
+            step = plans.step_cost(plan, direction, H, B, dtype.itemsize, H100)
+            assert step.multiply_adds <= 1.05 * B * 4 * H * H, (H, B, plan)
+
+
+def test_chunks_cover_the_sum():
+    for K in range(1, 5000, 7):
+        for width in (16, 128):
+            end = 0
+            for offset, slices, w in plans.chunks(K, width):
+                assert offset == end
+                assert w & (w - 1) == 0
+                assert 16 <= w <= width
+                assert slices in (1, plans.WARPS)
+                end += slices * w
+            assert K <= end <= max(1.05 * K, -(-K // 16) * 16)
+
+
+def test_a_refused_launch_steps_instead_and_says_so_once():
+    class Refusing(Simulator):
+        device = plans.Device("sm_90", 8, 227 * 1024)
+
+        def __call__(self, kernel, grid, arguments, options=None):
+            if options.cooperative:
+                raise launch.LaunchRefusedError("too many blocks in cooperative launch")
+            return super().__call__(kernel, grid, arguments)
+
+    forward = lstm_arguments(2, 3, 8, torch.float32, False, False, None)
+    with ops.backend("triton"), launching(Refusing()), mock.patch.object(triton, "_refused", set()):
+        with pytest.warns(ops.FallbackWarning, match="lstm forward runs step by step: too many blocks"):
+            got = triton.lstm(*forward)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = triton.lstm(*forward)
+    for a, b, c in zip(got, again, reference.lstm(*forward), strict=True):
+        torch.testing.assert_close(a, c)
+        assert torch.equal(a, b)
+
+
+def test_measured_plans_are_taken(tmp_path, monkeypatch):
+    entry = {"direction": "forward", "H": 400, "precision": "bfloat16", "plan": "persistent", "rows": 32, "units": 16}
+    path = tmp_path / "plans.json"
+    stepwise = entry | {"B": 256, "plan": "stepwise", "rows": 0, "units": 0}
+    path.write_text(json.dumps({"plans": [entry | {"B": 64}, stepwise]}))
+    table = tuned.read(path)
+    assert plans.identity(choose(B=17, tuned=table)) == ("persistent", 32, 16)
+    assert plans.identity(choose(B=64, tuned=table)) == ("persistent", 32, 16)
+    assert choose(B=65, tuned=table).name == "stepwise"
+    assert choose(B=999, tuned=table).name == "stepwise"
+    assert choose(B=64, dtype=torch.float16, tuned=table) == choose(B=64, dtype=torch.float16)
+    small = H100._replace(processors=30)  # where what was measured does not fit
+    assert choose(B=64, tuned=table, device=small) == choose(B=64, device=small)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"plans": 3}', '{"plans": [{}]}'])
+def test_a_damaged_file_of_measured_plans_is_named(tmp_path, text):
+    path = tmp_path / "plans.json"
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=r"plans\.json is not what `fusedmdn tune` writes"):
+        assert tuned.read(path) == {}
+    assert tuned.read(tmp_path / "none.json") == {}
+
+
+def test_floors_are_what_the_formula_says():
+    """H = 400, B = 64, bf16, forward, by hand."""
+    plan = choose()
+    step = plans.step_cost(plan, "forward", 400, 64, 2, H100)
+    assert step.memory == 64 * 400 * (4 * 2 + 2 + 4 * 2 + 4)
+    assert step.multiply_adds == 64 * 4 * 400 * 400
+    share = plan.programs * plan.groups / 132
+    by_memory, by_products = step.memory / 3.35e12, step.multiply_adds / (989.4e12 / 2 * share)
+    assert step.floor(cost.H100, "bf16") == pytest.approx(max(by_memory, by_products))
+
+
+def test_double_is_what_exactness_is_judged_by():
+    assert double([torch.zeros(1), None, 3])[0].dtype == torch.float64
+    with poisoned():
+        assert torch.empty(3).isnan().all()
