@@ -375,7 +375,8 @@ class FusedLSTMMDN(nn.Module):
             inputs = [x] if n == 0 or self.skip else []
             if n:
                 inputs.append(nn.functional.dropout(outputs[-1], self.dropout, self.training))
-            options = {"peephole": peephole[0] if peephole else None, "lengths": lengths, "clip": self.clip_gates}
+            options: dict[str, Any] = {"lengths": lengths, "clip": self.clip_gates}
+            options["peephole"] = peephole[0] if peephole else None
             initial = None if state is None else (state[0][n].to(x.dtype), state[1][n])
             if self.recompute and torch.is_grad_enabled():
                 joint = torch.cat([v.to(x.dtype) for v in inputs], dim=-1)

@@ -120,7 +120,8 @@ def report() -> list[Choice]:
 
 def _trouble(name: str, dtype: torch.dtype | None = None) -> str | None:
     """Why a backend cannot run at all, or not in this dtype."""
-    problem = {"cpu": _cpu.problem, "triton": launch.problem}.get(name, lambda: None)()
+    problems: dict[str, Callable[[], str | None]] = {"cpu": _cpu.problem, "triton": launch.problem}
+    problem = problems[name]() if name in problems else None
     if problem is None and dtype is not None and dtype not in DTYPES.get(name, (dtype,)):
         names = " and ".join(str(d).removeprefix("torch.") for d in DTYPES[name])
         return f"the {name} kernels take {names}, not {str(dtype).removeprefix('torch.')}"

@@ -72,9 +72,9 @@ def device_of(tensor: Tensor) -> plans.Device:
 
 
 def compiler_options(options: Options) -> dict[str, Any]:
-    """What Triton is told. Cooperative programs have a multiprocessor to themselves, so all of its registers."""
+    """What Triton is told."""
     plain = {"num_warps": options.warps, "num_stages": 1, "enable_fp_fusion": True}
-    return plain | {"launch_cooperative_grid": True, "maxnreg": 255} if options.cooperative else plain
+    return plain | {"launch_cooperative_grid": True} if options.cooperative else plain
 
 
 def launch(name: str, grid: tuple[int, ...], arguments: dict[str, Any], options: Options) -> None:

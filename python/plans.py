@@ -175,7 +175,7 @@ def cycles(plan: Plan, direction: str, H: int, B: int, size: int, precision: str
     step = step_cost(plan, direction, H, B, size, device)
     rates = cost.MULTIPLY_ADDS.get(device.target, {})
     if isinstance(plan, Stepwise):
-        rate = cost.FLOAT32 if precision == "tf32x3" else rates.get(8 * size, cost.FLOAT32)
+        rate: float = cost.FLOAT32 if precision == "tf32x3" else rates.get(8 * size, cost.FLOAT32)
         moved = (step.exchange + step.memory) / (cost.PORT * device.processors)
         return cost.cycles(step, moved + step.multiply_adds / (rate * device.processors), 1)
     rate = rates[8 * size] / (3 if precision == "tf32x3" else 1)

@@ -204,12 +204,13 @@ def _recurrence(
     h = xw.new_empty(T, B, H)
     gates = xw.new_empty(T if save_gates else 0, B, 4 * H)
     cells = xw.new_empty(T if save_cells else 0, B, H, dtype=f32)
+    h_T = h0.clone()
     common = {
         "xw": xw,
         "peephole": None if peephole is None else _given("peephole", peephole, xw, f32, 3, H),
         "lengths": _lengths(lengths, xw, B),
         "h": h,
-        "h_T": h0.clone(),
+        "h_T": h_T,
         "c_T": c_T,
         "gates": gates if save_gates else None,
         "cells": cells if save_cells else None,
@@ -232,7 +233,7 @@ def _recurrence(
 
     if h.numel():
         _run("forward", H, B, xw, persistent, stepwise)
-    return h, common["h_T"], c_T, gates, cells
+    return h, h_T, c_T, gates, cells
 
 
 def lstm_backward(
