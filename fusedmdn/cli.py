@@ -1,4 +1,4 @@
-"""The command `fusedmdn`: info, train, sample, eval."""
+"""The command `fusedmdn`: info, train, sample, eval, tune."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import FusedLSTMMDN, Strokes, __version__, ops, render
+from . import FusedLSTMMDN, Strokes, __version__, ops, render, tune
 from .checkpoint import CheckpointError
 from .dataset import PARTS, StrokeFileError, StrokeSet, load
 from .evaluate import Evaluation, evaluate
+from .ops import launch, tuned
 from .train import Step, Trainer, TrainingDiverged, TrainOptions
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ console = Console()
 Function = TypeVar("Function", bound=Callable[..., Any])
 Default = TrainOptions()
 SAMPLING_DTYPES = {"float32": None, "bf16": torch.bfloat16}
+HIDDEN, BATCHES, TUNED_PRECISIONS = [128, 256, 400, 512, 900, 1024], [1, 16, 64, 256, 1024], ["bf16", "float32"]
 
 Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
@@ -49,7 +51,7 @@ def _told_plainly(command: Function) -> Function:
             return command(*args, **kwargs)
         except TrainingDiverged as error:
             code, message = 1, str(error)
-        except (StrokeFileError, CheckpointError, ValueError, OSError, ModuleNotFoundError) as error:
+        except (StrokeFileError, CheckpointError, tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
             code, message = 2, str(error)
         Console(stderr=True).print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
         raise typer.Exit(code)
@@ -296,6 +298,66 @@ def evaluate_command(
     table.add_row("rows", f"{result.rows:,}")
     table.add_row("sequences", f"{result.sequences:,}")
     console.print(table)
+
+
+@app.command("tune")
+@_told_plainly
+def tune_command(
+    hidden: Annotated[list[int], typer.Option(help="Units of a layer; may be given several times.", min=1)] = HIDDEN,
+    batch: Annotated[list[int], typer.Option(help="Sequences; may be given several times.", min=1)] = BATCHES,
+    precision: Annotated[
+        list[str], typer.Option(help="bf16, fp16, float32, or tf32 (where torch's setting allows it).")
+    ] = TUNED_PRECISIONS,
+    steps: Annotated[int, typer.Option(help="Of a run that is timed.", min=1)] = 100,
+    rounds: Annotated[int, typer.Option(help="Runs of every plan, of which the median counts.", min=1)] = 20,
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, …")] = "cuda",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be measured.")] = False,
+) -> None:
+    """Measure which plan of the LSTM is fastest on this GPU for given sizes; later calls take it.
+
+    Other batches take the plan of the next larger size measured. The choices are kept in
+    plans-DEVICE-triton-VERSION.json, in $FUSEDMDN_CACHE, else in fusedmdn of $XDG_CACHE_HOME or ~/.cache.
+    """
+    where = _device(device, None)
+    name = tune.gpu_name(where)
+    path = tuned.path_of(name)
+    sizes = tune.sizes(hidden, batch, precision)
+    tune.read(path, name)
+    if dry_run:
+        table = Table("H", "B", "precision", "direction", "plans", title=escape(f"to be measured on {name}"))
+        properties = launch.device_of(torch.empty(0, device=where))
+        for size in sizes:
+            plans = ", ".join(tune.title(plan) for plan in tune.candidates(size, properties))
+            table.add_row(str(size.H), str(size.B), size.precision, size.direction, plans)
+        console.print(table)
+        _say(f"{len(sizes)} sizes; the choices would be written to {path}")
+        return
+    results: list[tune.Result] = []
+    columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.fields[size]}"))
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("tuning", total=len(sizes), size=str(sizes[0]))
+            for result in tune.tune(sizes, where, name, path, steps=steps, rounds=rounds):
+                results.append(result)
+                for plan, reason in result.left_out.items():
+                    line = f"{result.size}: {tune.title(plan)} is left out: {' '.join(reason.split())}"
+                    bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                bar.update(task, completed=len(results), size=str(sizes[min(len(results), len(sizes) - 1)]))
+    finally:
+        if results:
+            console.print(_tuned_table(results, name))
+            _say(f"{sum(bool(r.medians) for r in results)} of {len(sizes)} sizes written to {path}")
+
+
+def _tuned_table(results: list[tune.Result], name: str) -> Table:
+    columns = ("H", "B", "precision", "direction", "plan", "µs a step", "unmeasured choice", "its µs a step")
+    table = Table(*columns, title=escape(f"measured on {name}"))
+    for result in results:
+        size, times = result.size, {plan: f"{1e6 * seconds:.2f}" for plan, seconds in result.medians.items()}
+        chosen = (tune.title(result.best), times[result.best]) if times else ("none", "")
+        static = tune.title(result.static), times.get(result.static, "left out")
+        table.add_row(str(size.H), str(size.B), size.precision, size.direction, *chosen, *static)
+    return table
 
 
 if __name__ == "__main__":

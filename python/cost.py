@@ -13,14 +13,15 @@ BARRIER = 1500  # cycles, assumed: from the last program's arrival to the first 
 TILE = 1500  # cycles, assumed: of a tile's step what neither bytes nor multiply-adds count: latencies one after another
 LAUNCH = 12000  # cycles, assumed: a kernel launched from Python
 PORT = 64  # bytes a cycle between L2 and one multiprocessor
-# multiply-adds a cycle of one multiprocessor's matrix units, dense, by target and bits of an element (datasheets)
+# multiply-adds a cycle of one multiprocessor's matrix units, dense, sums in float32, by target and bits of an element
+# (datasheets of A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)
 MULTIPLY_ADDS = {
     "sm_80": {16: 1024, 32: 512},
-    "sm_86": {16: 512, 32: 128},
-    "sm_89": {16: 512, 32: 256},
+    "sm_86": {16: 256, 32: 128},
+    "sm_89": {16: 256, 32: 128},
     "sm_90": {16: 2048, 32: 1024},
     "sm_100": {16: 4096, 32: 2048},
-    "sm_120": {16: 512, 32: 256},
+    "sm_120": {16: 256, 32: 128},
 }
 FLOAT32 = 128  # the same in full float32, which has no matrix unit
 
@@ -56,9 +57,9 @@ class Step(NamedTuple):
     share: float
 
     def floor(self, gpu: Datasheet, precision: str) -> float:
-        """Seconds below which no implementation of this step on this GPU can get: the larger of two divisions.
+        """Seconds below which this step cannot get by this plan, were each byte to come from memory.
 
-        memory / bandwidth, and multiply_adds / (rate of the multiprocessors that take part).
+        The larger of memory / bandwidth, and multiply_adds / (rate of the multiprocessors that take part).
         """
         return max(self.memory / gpu.bandwidth, self.multiply_adds / (gpu.multiply_adds[precision] * self.share))
 

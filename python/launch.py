@@ -18,10 +18,15 @@ OLDEST = (3, 6)  # of Triton
 
 
 class Options(NamedTuple):
-    """Of a launch: warps of a program, and whether all programs of the grid must run at once."""
+    """Of a launch: warps of a program, whether all programs of the grid must run at once, registers of a thread.
+
+    Without a number of registers the compiler weighs them against how many programs share a multiprocessor, and spills
+    a few to have one more.
+    """
 
     warps: int
     cooperative: bool = False
+    registers: int | None = None
 
 
 class Simulator(Protocol):
@@ -73,8 +78,12 @@ def device_of(tensor: Tensor) -> plans.Device:
 
 def compiler_options(options: Options) -> dict[str, Any]:
     """What Triton is told."""
-    plain = {"num_warps": options.warps, "num_stages": 1, "enable_fp_fusion": True}
-    return plain | {"launch_cooperative_grid": True} if options.cooperative else plain
+    given: dict[str, Any] = {"num_warps": options.warps, "num_stages": 1, "enable_fp_fusion": True}
+    if options.cooperative:
+        given["launch_cooperative_grid"] = True
+    if options.registers:
+        given["maxnreg"] = options.registers
+    return given
 
 
 def launch(name: str, grid: tuple[int, ...], arguments: dict[str, Any], options: Options) -> None:

@@ -21,37 +21,53 @@ WARPS = 8  # of a persistent program
 BLOCK = 256  # units of a stepwise program, at most
 SLICE = 16  # columns that one matrix instruction takes at the least; K is padded to a multiple of it
 SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block may have
-# How a persistent program stages rows for its products (kernels/triton/product.py): by direction, precision, rows and
-# units, (largest H, width of a slice at most, chunks loaded ahead) in order of preference, the first that fits being
-# taken. The wider and the further ahead, the shorter a step; the limits are where the compiler would spill registers.
 ANY, ALL = 1 << 30, 1 << 30
-Staging = tuple[tuple[int, int, int], ...]
-STAGING: dict[tuple[str, str], dict[tuple[int, int], Staging]] = {
+
+
+class Staging(NamedTuple):
+    """How a persistent program stages rows for its products (kernels/triton/product.py), and where the compiler can.
+
+    For H up to `largest`, on all targets but some: slices at most `width` columns wide, `ahead` chunks on their way.
+    """
+
+    largest: int
+    width: int
+    ahead: int
+    but: tuple[str, ...] = ()
+
+
+# By direction and precision, then by rows and units of a program: in order of preference, the first that fits being
+# taken. The wider and the further ahead, the shorter a step; the limits are where the compiler would spill registers.
+STAGING: dict[tuple[str, str], dict[tuple[int, int], tuple[Staging, ...]]] = {
     ("forward", "ieee"): {
-        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
-        (16, 16): ((ANY, 128, ALL), (ANY, 64, 0)),
-        (32, 16): ((512, 128, ALL), (512, 64, 0)),
+        (16, 8): (Staging(ANY, 128, ALL), Staging(ANY, 64, 0)),
+        (16, 16): (Staging(ANY, 128, ALL), Staging(ANY, 64, 0)),
+        (32, 16): (Staging(512, 128, ALL, but=("sm_100", "sm_120")),),
     },
     ("backward", "ieee"): {
-        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
-        (16, 16): ((512, 128, ALL), (ANY, 64, 0)),
-        (32, 16): ((512, 128, ALL),),
+        (16, 8): (Staging(512, 128, ALL), Staging(ANY, 128, ALL, but=("sm_100",)), Staging(ANY, 64, 0)),
+        (16, 16): (Staging(512, 128, ALL), Staging(ANY, 64, 0)),
+        (32, 16): (Staging(512, 128, ALL),),
     },
     ("forward", "tf32"): {
-        (16, 8): ((ANY, 128, ALL), (ANY, 64, 0)),
-        (16, 16): ((512, 128, ALL), (512, 64, 0)),
+        (16, 8): (Staging(ANY, 128, ALL), Staging(ANY, 64, 0)),
+        (16, 16): (Staging(512, 128, ALL), Staging(512, 64, 0)),
     },
     ("backward", "tf32"): {
-        (16, 8): ((400, 128, ALL), (ANY, 64, 0)),
-        (16, 16): ((400, 128, ALL), (400, 64, 0)),
+        (16, 8): (Staging(400, 128, ALL), Staging(ANY, 64, 0)),
+        (16, 16): (Staging(400, 128, ALL), Staging(400, 64, 0)),
     },
     ("forward", "tf32x3"): {
-        (16, 8): ((512, 128, 0), (ANY, 32, 0)),
-        (16, 16): ((400, 32, 0),),
+        (16, 8): (
+            Staging(512, 128, 0, but=("sm_100", "sm_120")),
+            Staging(512, 16, 4),
+            Staging(ANY, 32, 0, but=("sm_100",)),
+        ),
+        (16, 16): (Staging(256, 32, 0, but=("sm_100", "sm_120")),),
     },
     ("backward", "tf32x3"): {
-        (16, 8): ((ANY, 16, 4),),
-        (16, 16): ((400, 16, 4),),
+        (16, 8): (Staging(ANY, 16, 4, but=("sm_86", "sm_89")), Staging(ANY, 16, 2)),
+        (16, 16): (Staging(256, 16, 4),),
     },
 }
 
@@ -143,9 +159,9 @@ def persistent_plans(direction: str, H: int, B: int, size: int, precision: str, 
         groups = min(-(-B // rows), device.processors // programs)
         if not groups or device.target not in SHARED:
             continue
-        for largest, width, ahead in staging:
+        for largest, width, ahead, but in staging:
             shared = shared_memory(direction, precision, H, (rows, units, width, ahead), size)
-            if largest >= H and shared <= device.shared:
+            if largest >= H and shared <= device.shared and device.target not in but:
                 plans.append(Persistent(rows, units, width, ahead, precision, programs, groups))
                 break
     return plans
@@ -223,6 +239,11 @@ def identity(plan: Plan) -> tuple[str, int, int]:
 
 
 _forced: str | Plan | None = None  # of the process: autograd runs CUDA backward passes on threads of its own
+
+
+def is_forced() -> bool:
+    """Whether a plan is forced here and now."""
+    return _forced is not None
 
 
 @contextlib.contextmanager

@@ -20,9 +20,8 @@ from .checks import PEN_LOGITS, ROW, check_clip, check_options, expect_shape
 from .launch import LaunchRefusedError, Options, device_of, launch
 
 STEPWISE = Options(warps=4)
-PERSISTENT = Options(warps=plans.WARPS, cooperative=True)
 COUNTER = 32  # int32 elements from one barrier's counter to the next: a cache line each
-MIXTURE_TILE = 256  # elements of a program of the loss: rows x components
+MIXTURE_TILE = 128  # elements of a program of the loss, rows x components: one a thread
 
 _refused: set[tuple[str, int, torch.dtype, plans.Plan]] = set()
 
@@ -77,17 +76,27 @@ def plan_of(direction: str, H: int, B: int, like: Tensor) -> plans.Plan:
 
 
 def _run(direction: str, H: int, B: int, like: Tensor, persistent: Any, stepwise: Any) -> Any:
-    """Run the plan; a persistent one that the device refuses warns once, and steps instead from then on."""
+    """Run the plan; a persistent one that the device refuses warns once, and steps instead from then on.
+
+    A plan that is forced is not replaced: LaunchRefusedError goes to the caller.
+    """
     plan = plan_of(direction, H, B, like)
     key = direction, H, like.dtype, plan
-    if isinstance(plan, plans.Stepwise) or key in _refused:
+    if isinstance(plan, plans.Stepwise) or (key in _refused and not plans.is_forced()):
         return stepwise(plans.stepwise_plan(H))
     try:
         return persistent(plan)
     except LaunchRefusedError as error:
+        if plans.is_forced():
+            raise
         _refused.add(key)
         warnings.warn(f"lstm {direction} runs step by step: {error}", FallbackWarning, stacklevel=2)
         return stepwise(plans.stepwise_plan(H))
+
+
+def _persistent(plan: plans.Persistent) -> Options:
+    """All registers where loads lie in them by the dozen; elsewhere the compiler's own choice is the better one."""
+    return Options(plans.WARPS, cooperative=True, registers=255 if plan.ahead == plans.ALL else None)
 
 
 def _matrix_arguments(plan: plans.Persistent, K: int, H: int) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def _recurrence(
     def persistent(plan: plans.Persistent) -> None:
         counters = torch.zeros(-(-B // plan.rows), COUNTER, dtype=torch.int32, device=xw.device)
         arguments = {"weight": weight_hh, "h0": h0, "counters": counters, **_matrix_arguments(plan, H, H)}
-        launch("lstm_persistent.forward", (plan.programs, plan.groups), common | arguments, PERSISTENT)
+        launch("lstm_persistent.forward", (plan.programs, plan.groups), common | arguments, _persistent(plan))
 
     def stepwise(plan: plans.Stepwise) -> None:
         z, previous, weight = xw.new_empty(B, 4 * H), h0, weight_hh.t()
@@ -288,7 +297,7 @@ def lstm_backward(
         sums = cells.new_empty(plan.groups, 3, H)
         arguments = {"weight": weight_hh, "dpeephole": sums, "counters": counters}
         arguments |= _matrix_arguments(plan, 4 * H, H)
-        launch("lstm_persistent.backward", (plan.programs, plan.groups), common | arguments, PERSISTENT)
+        launch("lstm_persistent.backward", (plan.programs, plan.groups), common | arguments, _persistent(plan))
         return sums
 
     def stepwise(plan: plans.Stepwise) -> Tensor:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from pathlib import Path
+from unittest import mock
 
 import fusedmdn.ops as ops
 import pytest
@@ -48,6 +49,40 @@ def launching(simulator):
         yield simulator
     finally:
         launch.simulator = before
+
+
+class Idle:
+    """Takes launches, runs nothing."""
+
+    device = plans.Device("sm_80", 3, 163 * 1024)  # so few multiprocessors that one persistent plan is left
+
+    def __call__(self, kernel, grid, arguments, options):
+        pass
+
+
+class Compiling(Idle):
+    """Compiles what is launched, by the very path that a GPU's launches take, for one that is not there."""
+
+    def __init__(self):
+        self.kernels = set()
+
+    def __call__(self, kernel, grid, arguments, options):
+        kernel.warmup(**arguments, grid=grid, **launch.compiler_options(options))
+        self.kernels.add(kernel)
+
+
+@pytest.fixture
+def pretended_gpu():
+    """Triton's driver says that there is an A100."""
+    from triton import runtime
+    from triton.backends.compiler import GPUTarget
+
+    driver = mock.Mock()
+    driver.get_current_device.return_value = driver.get_current_stream.return_value = 0
+    driver.get_current_target.return_value = GPUTarget("cuda", 80, 32)
+    runtime.driver.set_active(driver)
+    yield
+    runtime.driver.set_active(None)  # the default again, when next asked for
 
 
 @pytest.fixture(params=BACKENDS)

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 def test_help_names_every_command():
     out = call("--help")
-    for command in ("info", "train", "sample", "eval"):
+    for command in ("info", "train", "tune", "sample", "eval"):
         assert command in out
         assert "Usage" in call(command, "--help")
 
@@ -52,7 +52,8 @@ def test_info():
     assert f"instruction set {ops.cpu_isa()}" in out
     for operator in ("philox_fill", "lstm", "lstm_backward", "mdn_nll", "mdn_nll_backward", "generate"):
         assert re.search(rf"{operator}\s.*cpu\s.*cpu\s.*native kernel", out)
-    assert re.search(r"lstm\s.*cuda\s.*reference\s.*this version has no triton kernel", out)
+    assert re.search(r"lstm\s.*cuda\s.*triton\s.*native kernel", out)
+    assert re.search(r"generate\s.*cuda\s.*reference\s.*this version has no triton kernel", out)
 
 
 def test_train_leaves_a_run(run):

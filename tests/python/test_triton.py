@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 from torch.overrides import TorchFunctionMode
-from triton import runtime
-from triton.backends.compiler import GPUTarget
 
 from fusedmdn import FusedLSTMMDN
 
 from ..compile_gate.shipped import SIZES
-from ..conftest import launching, simulated
+from ..conftest import GPU, Compiling, Idle, launching, simulated
 from ..simulator import Simulator
 from .problems import (
     LSTM_GRADIENTS,
@@ -63,40 +61,72 @@ def tf32():
         torch.backends.cuda.matmul.fp32_precision = before
 
 
+class OnGPU:
+    """The operators of the backend on a GPU, for arguments on the CPU."""
+
+    def __getattr__(self, name):
+        def move(value, device):
+            if isinstance(value, (tuple, list)):
+                return type(value)(move(v, device) for v in value)
+            return value.to(device) if isinstance(value, torch.Tensor) else value
+
+        return lambda *arguments: move(getattr(triton, name)(*move(arguments, "cuda")), "cpu")
+
+
+@pytest.fixture(params=["simulated", *GPU])
+def kernels(request):
+    """The operators of the backend, where they run."""
+    if request.param == "cuda":
+        yield OnGPU()
+        return
+    with simulated():
+        yield triton
+
+
 @pytest.fixture(params=["persistent", "stepwise"])
-def plan(request):
+def plan(request, kernels):
+    with ops.plan(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["persistent", "stepwise"])
+def simulated_plan(request):
     with simulated(), ops.plan(request.param):
         yield request.param
 
 
-def check_lstm(T, B, H, *options, rounded=contextlib.nullcontext):
+def room_for(kernels, H):
+    """A GPU that is large enough for the persistent plan, where it is simulated."""
+    return simulated(processors=max(8, -(-H // 16))) if kernels is triton else contextlib.nullcontext()
+
+
+def check_lstm(kernels, T, B, H, *options, rounded=contextlib.nullcontext):
     repeats = max(1, repeats_for(T, B, H) // 10)
-    check(triton, LSTM_OUTPUTS, "lstm", lambda: lstm_arguments(T, B, H, *options), repeats, rounded)
+    check(kernels, LSTM_OUTPUTS, "lstm", lambda: lstm_arguments(T, B, H, *options), repeats, rounded)
 
     def backward():
         return backward_arguments(lstm_arguments(T, B, H, *options))
 
-    check(triton, LSTM_GRADIENTS, "lstm_backward", backward, repeats, rounded)
+    check(kernels, LSTM_GRADIENTS, "lstm_backward", backward, repeats, rounded)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("H", [1, 7, 16, 33, 100, 400])
-def test_accuracy_of_lstm(plan, H, dtype):
+def test_accuracy_of_lstm(kernels, plan, H, dtype):
     """Odd sizes, ragged, with peepholes and clipping, and with none of these; packed rows."""
-    with simulated(processors=max(8, -(-H // 16))):
-        check_lstm(3, 19, H, dtype, True, True, 0.05)
+    with room_for(kernels, H):
+        check_lstm(kernels, 3, 19, H, dtype, True, True, 0.05)
     if H < 100:
-        check_lstm(2, 5, H, dtype, False, False, None)
-        check_lstm(3, 4, H, dtype, True, True, None, True)
+        check_lstm(kernels, 2, 5, H, dtype, False, False, None)
+        check_lstm(kernels, 3, 4, H, dtype, True, True, None, True)
 
 
 @pytest.mark.parametrize("H", [33, 130])
-def test_accuracy_in_tf32_where_torch_allows_it(H):
-    with simulated(processors=20), ops.plan("persistent"), tf32():
-        assert triton.plan_of("forward", H, 19, torch.zeros(1)).precision == "tf32"
-        check_lstm(3, 19, H, torch.float32, True, True, None, rounded=TF32)
+def test_accuracy_in_tf32_where_torch_allows_it(kernels, H):
+    with room_for(kernels, H), ops.plan("persistent"), tf32():
+        check_lstm(kernels, 3, 19, H, torch.float32, True, True, None, rounded=TF32)
         with pytest.raises(AssertionError, match="over the bound"):  # and it is not float32
-            check_lstm(3, 19, H, torch.float32, True, True, None)
+            check_lstm(kernels, 3, 19, H, torch.float32, True, True, None)
 
 
 @settings(max_examples=15)
@@ -105,48 +135,47 @@ def test_accuracy_over_shapes(T, B, H, dtype, data):
     peephole, ragged = data.draw(st.booleans()), data.draw(st.booleans())
     clip = data.draw(st.sampled_from([None, 0.02, 1.0]))
     with simulated(seed=T), ops.plan(data.draw(st.sampled_from(["persistent", "stepwise"]))):
-        check_lstm(T, B, H, dtype, peephole, ragged, clip)
+        check_lstm(triton, T, B, H, dtype, peephole, ragged, clip)
 
 
 @pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0), (0, 0), (1, 1)])
-def test_empty_and_smallest(plan, T, B):
+def test_empty_and_smallest(kernels, plan, T, B):
     for packed in (False, True):
-        check_lstm(T, B, 5, torch.float32, True, True, 0.1, packed)
+        check_lstm(kernels, T, B, 5, torch.float32, True, True, 0.1, packed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_accuracy_with_large_and_tiny_values(plan, dtype):
+def test_accuracy_with_large_and_tiny_values(kernels, plan, dtype):
     """Saturated gates, and values so small that only relative accuracy shows."""
     for scale in (30.0, 1e-3):
         forward = lstm_arguments(3, 5, 12, dtype, True, False, None)
         forward = [v * scale if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in forward]
-        check(triton, LSTM_OUTPUTS, "lstm", lambda given=forward: given)
-        check(triton, LSTM_GRADIENTS, "lstm_backward", lambda given=forward: backward_arguments(given))
+        check(kernels, LSTM_OUTPUTS, "lstm", lambda given=forward: given)
+        check(kernels, LSTM_GRADIENTS, "lstm_backward", lambda given=forward: backward_arguments(given))
 
 
-def test_nan_and_infinity_pass_through_the_recurrence(plan):
+def test_nan_and_infinity_pass_through_the_recurrence(kernels, plan):
     xw = torch.zeros(3, 4, 4 * 20)
     xw[0, 0, 5], xw[0, 1, 45], xw[0, 2, 65] = math.nan, math.inf, -math.inf
     arguments = xw, torch.eye(20).repeat(4, 1), torch.zeros(4, 20), torch.zeros(4, 20), None, None, None, True
-    for a, b in zip(triton.lstm(*arguments), reference.lstm(*arguments), strict=True):
+    for a, b in zip(kernels.lstm(*arguments), reference.lstm(*arguments), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("pen", "P", "width"), PENS)
 @pytest.mark.parametrize("M", [1, 2, 3, 16, 20, 33, 128])
-def test_accuracy_of_mdn_nll(pen, P, width, M, dtype):
-    with simulated():
-        T, B = (17, 31) if M < 16 else (7, 13)
-        for ragged, means, clip in ((False, "linear", None), (True, "sigmoid", 0.3)):
-            arguments = mdn_arguments(T, B, M, P, pen, dtype, ragged, means, clip)
-            check(triton, ["nll"], "mdn_nll", lambda given=arguments: given)
-            backward = [torch.randn(T, B), *arguments, True]
-            check(triton, ["raw", "target"], "mdn_nll_backward", lambda given=backward: given)
+def test_accuracy_of_mdn_nll(kernels, pen, P, width, M, dtype):
+    T, B = {1: (17, 61), 2: (17, 61), 3: (17, 61), 16: (13, 20), 20: (9, 14), 33: (8, 8), 128: (4, 8)}[M]
+    for ragged, means, clip in ((False, "linear", None), (True, "sigmoid", 0.3)):
+        arguments = mdn_arguments(T, B, M, P, pen, dtype, ragged, means, clip)
+        check(kernels, ["nll"], "mdn_nll", lambda given=arguments: given)
+        backward = [torch.randn(T, B), *arguments, True]
+        check(kernels, ["raw", "target"], "mdn_nll_backward", lambda given=backward: given)
 
 
 @pytest.mark.parametrize(("pen", "P", "width"), PENS)
-def test_extremes_are_finite_and_equal_the_reference(pen, P, width):
+def test_extremes_are_finite_and_equal_the_reference(kernels, pen, P, width):
     """Values to ±1e6, infinities and NaN: finite where the reference is, NaN or infinite where it is."""
     M, values = 2, torch.tensor([0.0, 12.0, -12.0, 15.5, -15.5, 1e-30, 88.0, -104.0, 1e3, -1e3, 1e6, -1e6])
     special = torch.tensor([math.inf, -math.inf, math.nan])
@@ -154,10 +183,9 @@ def test_extremes_are_finite_and_equal_the_reference(pen, P, width):
     target = values[torch.randint(len(values), (600, 1, width))]
     for lines in (raw[400:], target[400:]):
         lines[torch.arange(200), 0, torch.randint(lines.shape[-1], (200,))] = special[torch.randint(3, (200,))]
-    with simulated(race=False):
-        nll = triton.mdn_nll(raw, target, None, pen, M, "linear", None)
-        arguments = torch.ones_like(nll), raw, target, None, pen, M, "linear", None, True
-        gradients = triton.mdn_nll_backward(*arguments)
+    nll = kernels.mdn_nll(raw, target, None, pen, M, "linear", None)
+    arguments = torch.ones_like(nll), raw, target, None, pen, M, "linear", None, True
+    gradients = kernels.mdn_nll_backward(*arguments)
     expected = reference.mdn_nll(raw, target, None, pen, M, "linear", None)
     assert nll[:400].isfinite().all()
     assert all(g[:400].isfinite().all() for g in gradients)
@@ -167,22 +195,21 @@ def test_extremes_are_finite_and_equal_the_reference(pen, P, width):
         assert torch.equal(got.isfinite(), want.isfinite())
 
 
-def test_masked_rows_are_not_read():
+def test_masked_rows_are_not_read(kernels):
     raw, target, lengths = torch.randn(5, 3, 13), torch.rand(5, 3, 3), torch.tensor([5, 0, 2])
     masked = ~reference.alive(5, lengths)
-    with simulated():
-        clean = triton.mdn_nll(raw, target, lengths, "bernoulli", 2, "linear", None)
-        nan = [torch.where(masked, math.nan, v) for v in (raw, target)]
-        assert torch.equal(triton.mdn_nll(*nan, lengths, "bernoulli", 2, "linear", None), clean)
-        arguments = *nan, lengths, "bernoulli", 2, "linear", None, True
-        grad = torch.where(masked[..., 0], math.nan, torch.ones(5, 3))
-        draw, dtarget = triton.mdn_nll_backward(grad, *arguments)
+    clean = kernels.mdn_nll(raw, target, lengths, "bernoulli", 2, "linear", None)
+    nan = [torch.where(masked, math.nan, v) for v in (raw, target)]
+    assert torch.equal(kernels.mdn_nll(*nan, lengths, "bernoulli", 2, "linear", None), clean)
+    arguments = *nan, lengths, "bernoulli", 2, "linear", None, True
+    grad = torch.where(masked[..., 0], math.nan, torch.ones(5, 3))
+    draw, dtarget = kernels.mdn_nll_backward(grad, *arguments)
     assert (draw[masked[..., 0]] == 0).all()
     assert (dtarget[masked[..., 0]] == 0).all()
     assert draw.isfinite().all()
 
 
-def test_strided_inputs_are_read_in_place_or_copied(plan):
+def test_strided_inputs_are_read_in_place_or_copied(simulated_plan):
     forward = lstm_arguments(4, 5, 9, torch.float32, True, True, None)
     expected = triton.lstm(*forward)
     swapped = [v.transpose(0, 1).contiguous().transpose(0, 1) for v in forward[:5]]
@@ -260,7 +287,7 @@ def test_a_module_that_recomputes_has_the_same_gradients(backend, ragged):
         torch.testing.assert_close(a, b)
 
 
-def test_the_same_bits_every_time(plan):
+def test_the_same_bits_every_time(simulated_plan):
     """Whatever the schedule: no atomic sums."""
     forward = lstm_arguments(4, 37, 20, torch.bfloat16, True, True, 0.1)
     backward = backward_arguments(forward)
@@ -269,37 +296,6 @@ def test_the_same_bits_every_time(plan):
         with simulated(seed=seed, policy="priority"):
             for a, b in zip((*triton.lstm(*forward), *triton.lstm_backward(*backward)), first, strict=True):
                 assert torch.equal(a, b)
-
-
-class Idle:
-    """Takes launches, runs nothing."""
-
-    device = plans.Device("sm_80", 3, 163 * 1024)  # so few multiprocessors that one persistent plan is left
-
-    def __call__(self, kernel, grid, arguments, options):
-        pass
-
-
-class Compiling(Idle):
-    """Compiles what is launched, by the very path that a GPU's launches take, for one that is not there."""
-
-    def __init__(self):
-        self.kernels = set()
-
-    def __call__(self, kernel, grid, arguments, options):
-        kernel.warmup(**arguments, grid=grid, **launch.compiler_options(options))
-        self.kernels.add(kernel)
-
-
-@pytest.fixture
-def pretended_gpu():
-    """Triton's driver says that there is an A100."""
-    driver = mock.Mock()
-    driver.get_current_device.return_value = driver.get_current_stream.return_value = 0
-    driver.get_current_target.return_value = GPUTarget("cuda", 80, 32)
-    runtime.driver.set_active(driver)
-    yield
-    runtime.driver.set_active(None)  # the default again, when next asked for
 
 
 @pytest.mark.parametrize("name", ["persistent", "stepwise"])
@@ -319,7 +315,7 @@ def test_one_compilation_serves_every_length_and_batch(name, pretended_gpu):
     assert [len(kernel.device_caches[0][0]) for kernel in compiling.kernels] == [1, 1, 1, 1]
 
 
-def test_nothing_looks_at_values_or_waits(plan):
+def test_nothing_looks_at_values_or_waits(simulated_plan):
     """So that a call can be captured in a CUDA graph: no .item(), .cpu(), .tolist(), bool() or synchronize()."""
 
     def refuse(*_, **__):
@@ -346,14 +342,14 @@ def test_nothing_looks_at_values_or_waits(plan):
 # As PyTorch operators
 
 
-def test_opcheck(plan):
+def test_opcheck(simulated_plan):
     xw, weight, h0, c0, p, lengths, _, _ = lstm_arguments(2, 3, 6, torch.float32, True, True, None)
     inputs = [v.requires_grad_() for v in (xw, weight, h0, c0, p)]
     opcheck(op("lstm"), (*inputs, lengths, 1.0, True), test_utils=[*REGISTRATION, "test_aot_dispatch_dynamic"])
     xw, weight, h0, c0, p = (v.detach() for v in inputs)
     h, h_T, c_T, gates, cells = op("lstm")(xw, weight, h0, c0, p, lengths, None, True)
     opcheck(op("lstm_backward"), (h, h_T, c_T, weight, c0, p, lengths, gates, cells, 1.0))
-    if plan == "stepwise":  # what does not depend on the plan
+    if simulated_plan == "stepwise":  # what does not depend on the plan
         opcheck(op("lstm_gates"), (xw, weight, h0, c0, p, lengths, h, cells))
         raw, target, *rest = mdn_arguments(2, 3, 2, 1, "bernoulli", torch.float32, True, "linear")
         raw, target = raw.requires_grad_(), target.requires_grad_()
@@ -363,7 +359,7 @@ def test_opcheck(plan):
         opcheck(op("mdn_nll_backward"), arguments)
 
 
-def test_compiled_training_step_is_one_graph(plan):
+def test_compiled_training_step_is_one_graph(simulated_plan):
     model = FusedLSTMMDN(3, 8, 2, 2, skip=True, peephole=True)
     x = torch.rand(4, 3, 3)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -376,7 +372,7 @@ def test_compiled_training_step_is_one_graph(plan):
             torch.testing.assert_close(got, want)
 
 
-def test_autocast(plan):
+def test_autocast(simulated_plan):
     model = FusedLSTMMDN(3, 16, 1, 2)
     x = torch.rand(4, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
@@ -541,6 +537,15 @@ def test_a_refused_launch_steps_instead_and_says_so_once():
     for a, b, c in zip(got, again, reference.lstm(*forward), strict=True):
         torch.testing.assert_close(a, c)
         assert torch.equal(a, b)
+
+
+def test_a_forced_plan_is_never_replaced():
+    class Refusing(Idle):
+        def __call__(self, kernel, grid, arguments, options):
+            raise launch.LaunchRefusedError("too many blocks in cooperative launch")
+
+    with launching(Refusing()), ops.plan("persistent"), pytest.raises(launch.LaunchRefusedError, match="too many"):
+        triton.lstm(*lstm_arguments(2, 3, 8, torch.float32, False, False, None))
 
 
 def test_measured_plans_are_taken(tmp_path, monkeypatch):

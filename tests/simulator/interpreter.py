@@ -58,9 +58,11 @@ def _assign(value: Any) -> Any:
 
 def _truth(value: Any) -> bool:
     """A condition. The interpreter takes every block of values for true."""
-    if _is_tensor(value) and value.handle.data.size != 1:
+    if not _is_tensor(value):
+        return bool(value)
+    if value.handle.data.size != 1:
         raise TypeError("the condition is a block of values, not a scalar")
-    return bool(value)
+    return bool(value.handle.data.reshape(-1)[0])
 
 
 def _both(left: Any, right: Callable[[], Any]) -> Any:
@@ -326,6 +328,8 @@ def _collect() -> tuple[list[tuple[Any, str, Any]], dict[int, Callable[..., Any]
     recorder.set_attr(tl.core, "_unwrap_if_constexpr", operators.unwrap)
     recorder.set_attr(triton_interpreter, "_get_np_dtype", numpy_type)
     recorder.set_attr(tl.tensor, "__index__", _integer)
+    # Inside Triton `if other` asks whether there is one; the interpreter makes that whether it is not 0.
+    recorder.set_attr(tl.tensor, "__bool__", lambda self: True)
     recorder.set_attr(JITFunction, "__call__", _call)
     stubs = {}
     for library in (libdevice, cuda_libdevice):

@@ -1,6 +1,7 @@
 """The language as the compiler understands it, and a process in which the compiler still works afterwards."""
 
 import importlib
+import math
 import os
 import subprocess
 import sys
@@ -23,6 +24,20 @@ CHUNKS = ((0, 16), (16, 8), (24, 4))
 
 
 # Tuples and compile-time values
+
+
+@triton.jit
+def masked(source, target, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + at, tl.load(source + at, mask=at < n, other=0.0))
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_masked_load_of_one_element_gives_what_it_should(block):
+    """Triton asks `if other`, which for a tensor of one element must not mean whether that is 0."""
+    target = torch.full((4,), math.nan)
+    run(masked, (4 // block,), {"source": torch.ones(4), "target": target, "n": 2, "BLOCK": block})
+    assert target.tolist() == [1, 1, 0, 0]
 
 
 @triton.jit

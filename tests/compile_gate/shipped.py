@@ -1,0 +1,121 @@
+"""Every kernel as the package launches it: the launches are recorded, not written down a second time.
+
+For each target, size and dtype the operators run on CPU tensors with a recorder in the simulator's place, once for each
+plan that the target is offered. What they hand to the launcher is what is compiled.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import torch
+from fusedmdn.ops import launch, plans, triton
+
+from .targets import TARGETS
+from .variants import Variant
+
+SIZES = (128, 256, 400, 512, 900, 1024)
+MIXTURES = (2, 20, 128)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# one GPU of each target: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090, MI300X
+PROCESSORS = {"sm_80": 108, "sm_86": 82, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170, "gfx942": 304}
+TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+class Recorder:
+    """Takes the simulator's place: remembers launches by a name, runs nothing."""
+
+    def __init__(self, device: plans.Device) -> None:
+        self.device = device
+        self.name = ""
+        self.variants: dict[str, Variant] = {}
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: launch.Options) -> None:
+        module = kernel.fn.__module__
+        constants = {p.name for p in kernel.params if p.is_constexpr}
+        constants |= {name for name, value in arguments.items() if value is None}
+        name = f"{module.rpartition('.')[2]}.{kernel.fn.__name__} {self.name}"
+        self.variants[name] = Variant(
+            name=name,
+            kernel=f"{module}:{kernel.fn.__name__}",
+            signature={k: _type(v) for k, v in arguments.items() if k not in constants},
+            constexprs={k: v for k, v in arguments.items() if k in constants},
+            options=options,
+            wants_mma=options.cooperative,
+            unaligned=tuple(p.name for p in kernel.params if p.do_not_specialize_on_alignment),
+        )
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return TYPES[value.dtype]
+    return "fp32" if isinstance(value, float) else "i32"
+
+
+def shipped() -> list[Variant]:
+    """All variants, each with the targets that it is offered on."""
+    offered: dict[str, list[str]] = {}
+    found: dict[str, Variant] = {}
+    for target in TARGETS:
+        for name, variant in _of_target(target).items():
+            assert found.setdefault(name, variant) == variant, f"{name} differs between targets"
+            offered.setdefault(name, []).append(target)
+    return [replace(found[name], targets=tuple(targets)) for name, targets in offered.items()]
+
+
+def _of_target(target: str) -> dict[str, Variant]:
+    recorder = Recorder(plans.Device(target, PROCESSORS[target], plans.SHARED.get(target, 0) * 1024))
+    with mock.patch.object(launch, "simulator", recorder):
+        for label, dtype in DTYPES.items():
+            for H in SIZES:
+                _record_recurrence(recorder, label, dtype, H)
+            for M in MIXTURES:
+                _record_loss(recorder, label, dtype, M)
+    return recorder.variants
+
+
+def _record_recurrence(recorder: Recorder, label: str, dtype: torch.dtype, H: int) -> None:
+    """With everything they can have, peepholes, lengths, all that is saved; and with none of it."""
+    rows, state = torch.zeros(1, 1, 4 * H, dtype=dtype), torch.zeros(1, H)
+    weight, h, cells = torch.zeros(4 * H, H, dtype=dtype), torch.zeros(1, 1, H, dtype=dtype), torch.zeros(1, 1, H)
+    for bare in (False, True) if label != "fp16" or H == 400 else (False,):  # fp16 compiles as bf16 does
+        peephole = None if bare else torch.zeros(3, H)
+        lengths = None if bare else torch.ones(1, dtype=torch.int64)
+        shape = f"{label} H{H}" + " bare" * bare
+        forward = rows, weight, state.to(dtype), state, peephole, lengths, None, not bare
+        backward = h, state, state, weight, state, peephole, lengths, rows, cells, 1.0
+        for direction, run, arguments in (
+            ("forward", triton.lstm, forward),
+            ("backward", triton.lstm_backward, backward),
+        ):
+            for plan, name in _plans(direction, dtype, H, recorder.device):
+                recorder.name = f"{shape} {name}"
+                with plans.forced(plan):
+                    run(*arguments)
+        recorder.name = shape
+        triton.lstm_gates(rows, weight, state, state, peephole, lengths, h, cells)
+
+
+def _plans(direction: str, dtype: torch.dtype, H: int, device: plans.Device) -> Iterator[tuple[plans.Plan, str]]:
+    for precision in ("tf32", "tf32x3") if dtype == torch.float32 else ("ieee",):
+        for plan in plans.persistent_plans(direction, H, 1, dtype.itemsize, precision, device):
+            ahead = "all" if plan.ahead == plans.ALL else plan.ahead
+            yield plan, f"{precision} {plan.rows}x{plan.units} width {plan.width} ahead {ahead}"
+    yield plans.stepwise_plan(H), "stepwise"
+
+
+def _record_loss(recorder: Recorder, label: str, dtype: torch.dtype, M: int) -> None:
+    for pen, P in (("bernoulli", 1), ("categorical", 3)):
+        raw, target, lengths = torch.zeros(1, 1, P + 6 * M, dtype=dtype), torch.zeros(1, 1, P + 2), torch.ones(1).long()
+        for bare in (False, True) if M == 20 else (False,):
+            recorder.name = f"{label} M{M} {pen}" + " bare" * bare
+            options = None if bare else lengths, pen, M, "sigmoid" if bare else "linear", None
+            triton.mdn_nll(raw, target, *options)
+            triton.mdn_nll_backward(torch.zeros(1, 1), raw, target, *options, not bare)
