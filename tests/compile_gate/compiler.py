@@ -159,16 +159,16 @@ def serve() -> None:
 
     print(json.dumps({"triton": triton.__version__}), file=answers)
     for line in sys.stdin:
-        variant, target = ast.literal_eval(line)
-        print(
-            json.dumps(compile_pair(Variant(**variant | {"options": Options(*variant["options"])}), target)),
-            file=answers,
-        )
+        fields, options, target = ast.literal_eval(line)
+        variant = Variant(**fields, options=Options(*options))
+        print(json.dumps(compile_pair(variant, target)), file=answers)
 
 
 def request(variant: Variant, target: str) -> str:
     """The line that asks a worker for one pair; not JSON, which has no tuples."""
-    return f"{(asdict(variant) | {'options': tuple(variant.options)}, target)!r}\n"
+    fields = asdict(variant)
+    options = fields.pop("options")
+    return f"{(fields, tuple(options), target)!r}\n"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from fusedmdn.ops.launch import Options
 from .targets import NVIDIA, TARGETS
 
 
+FOUR_WARPS = Options(warps=4)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One specialization of a kernel.
@@ -22,7 +25,7 @@ class Variant:
     kernel: str
     signature: dict[str, str]
     constexprs: dict[str, object] = field(default_factory=dict)
-    options: Options = Options(warps=4)
+    options: Options = FOUR_WARPS
     targets: tuple[str, ...] = tuple(TARGETS)
     wants_mma: bool = False
     unaligned: tuple[str, ...] = ()
