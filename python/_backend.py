@@ -86,7 +86,7 @@ def kernel(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Ca
         return function
     chosen = choose(operator, device, dtype)
     native = NATIVE.get(device)
-    exists = native in _table[operator]
+    exists = native in _table[operator] and not _by_design(operator, native)
     expected = dtype != torch.float64 and (exists or device != "cpu")
     if chosen.backend == "reference" and expected and (operator, device, dtype) not in _warned:
         loads = native is not None and _trouble(native) is None
@@ -106,10 +106,18 @@ def choose(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Ch
         return Choice(operator, device, "reference", f"there are no kernels for {device} devices")
     if native not in _table[operator]:
         return Choice(operator, device, "reference", f"this version has no {native} kernel")
+    if _by_design(operator, native):
+        return Choice(operator, device, "reference", "by design: PyTorch's own operations over all time")
     trouble = _trouble(native, dtype)
     if trouble:
         return Choice(operator, device, "reference", trouble)
     return Choice(operator, device, native, "native kernel")
+
+
+def _by_design(operator: str, backend: str | None) -> bool:
+    """Whether the backend has the reference itself for this operator, because there is nothing to gain."""
+    functions = _table[operator]
+    return backend in functions and functions[backend] is functions["reference"]
 
 
 def report() -> list[Choice]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -201,6 +201,13 @@ def cycles(plan: Plan, direction: str, H: int, B: int, size: int, precision: str
     return cost.cycles(step, work, -(-tiles * plan.programs // programs))
 
 
+@lru_cache(maxsize=4096)
+def ranked(direction: str, H: int, B: int, size: int, precision: str, device: Device) -> tuple[Plan, ...]:
+    """Every plan that fits, the best first."""
+    plans: list[Plan] = [*persistent_plans(direction, H, B, size, precision, device), stepwise_plan(H)]
+    return tuple(sorted(plans, key=lambda plan: cycles(plan, direction, H, B, size, precision, device)))
+
+
 def choose(
     direction: str,
     H: int,
@@ -220,17 +227,17 @@ def choose(
     """
     if isinstance(_forced, (Persistent, Stepwise)):
         return _forced
-    size, precision = dtype.itemsize, precision_of(dtype, tf32)
-    plans: list[Plan] = [*persistent_plans(direction, H, B, size, precision, device), stepwise_plan(H)]
+    precision = precision_of(dtype, tf32)
+    plans = ranked(direction, H, B, dtype.itemsize, precision, device)
     if _forced is not None:
-        plans = [plan for plan in plans if plan.name == _forced]
+        plans = tuple(plan for plan in plans if plan.name == _forced)
         if not plans:
             raise RuntimeError(f"the {_forced} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
     measured = (tuned or {}).get((direction, H, precision if dtype == torch.float32 else str(dtype)[6:]))
     if measured and _forced is None:
         best = measured[min((b for b in measured if b >= B), default=max(measured))]
-        plans = [plan for plan in plans if identity(plan) == best] or plans
-    return min(plans, key=lambda plan: cycles(plan, direction, H, B, size, precision, device))
+        plans = tuple(plan for plan in plans if identity(plan) == best) or plans
+    return plans[0]
 
 
 def identity(plan: Plan) -> tuple[str, int, int]:

@@ -8,7 +8,6 @@ from fusedmdn.ops.launch import Options
 
 from .targets import NVIDIA, TARGETS
 
-
 FOUR_WARPS = Options(warps=4)
 
 

@@ -8,7 +8,7 @@ import warnings
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import _backend, _cpu
+from fusedmdn.ops import _backend, _cpu, launch, reference
 
 STREAM = (1, 0, 2, 3)
 
@@ -66,14 +66,28 @@ def test_other_devices_fall_back_with_a_warning(monkeypatch):
 
 
 def test_forced_backend_without_a_kernel_is_an_error():
-    with ops.backend("triton"), pytest.raises(RuntimeError, match="lstm cannot run on the forced backend 'triton'"):
-        ops.lstm(torch.zeros(2, 1, 8), torch.zeros(8, 2))
+    with ops.backend("triton"), pytest.raises(RuntimeError, match="generate cannot run on the forced backend 'triton'"):
+        _backend.kernel("generate", "cuda")
     ops.lstm(torch.zeros(2, 1, 8), torch.zeros(8, 2))  # and the force ends with its block
     with (
         pytest.raises(ValueError, match="backend must be one of reference, cpu, triton; got 'cudnn'"),
         ops.backend("cudnn"),
     ):
         pass
+
+
+def test_without_triton_cuda_runs_the_reference_and_says_why(monkeypatch):
+    monkeypatch.setattr(launch, "problem", lambda: "Triton is not installed: pip install 'fusedmdn[gpu]'")
+    choice = _backend.choose("lstm", "cuda")
+    assert (choice.backend, choice.reason) == ("reference", "Triton is not installed: pip install 'fusedmdn[gpu]'")
+    with ops.backend("triton"), pytest.raises(RuntimeError, match="Triton is not installed"):
+        ops.lstm(torch.zeros(2, 1, 8), torch.zeros(8, 2))
+
+
+def test_what_has_no_kernel_by_design_never_warns(monkeypatch):
+    monkeypatch.setenv("FUSEDMDN_REQUIRE_NATIVE", "1")
+    assert _backend.choose("lstm_gates", "cpu").reason.startswith("by design")
+    assert _backend.kernel("lstm_gates", "cpu") is reference.lstm_gates
 
 
 def test_a_dtype_without_kernels_is_named(monkeypatch):
@@ -110,7 +124,16 @@ def test_instruction_set_can_be_forced():
 
 def test_report_covers_every_operator():
     operators = {choice.operator for choice in ops.report()}
-    assert operators == {"philox_fill", "lstm", "lstm_backward", "mdn_nll", "mdn_nll_backward", "generate"}
+    assert operators == {
+        "philox_fill",
+        "lstm",
+        "lstm_backward",
+        "lstm_layer",
+        "lstm_gates",
+        "mdn_nll",
+        "mdn_nll_backward",
+        "generate",
+    }
     assert all(choice.reason for choice in ops.report())
 
 

@@ -42,6 +42,18 @@ def test_opcheck_lstm(dtype, peephole, lengths, layout):
     opcheck(op("lstm_backward"), (h, h_T, c_T, weight_hh, c0, p, lengths, gates, cells, 1.0))
 
 
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck_lstm_layer(dtype, lengths):
+    xw, weight_hh, h0, c0, p = arguments(T, B, H, dtype)
+    x, weight_ih, bias = (torch.randn(s, dtype=dtype).requires_grad_() for s in ((T, B, 3), (4 * H, 3), (4 * H,)))
+    utils = [*REGISTRATION, "test_aot_dispatch_dynamic"]
+    opcheck(op("lstm_layer"), (x, weight_ih, bias, weight_hh, h0, c0, p, lengths, 1.0), test_utils=utils)
+    xw, weight_hh, h0, c0, p = (v.detach() for v in (xw, weight_hh, h0, c0, p))
+    h, _, _, _, cells = op("lstm")(xw, weight_hh, h0, c0, p, lengths, None, True)
+    opcheck(op("lstm_gates"), (xw, weight_hh, h0, c0, p, lengths, h, cells))
+
+
 @pytest.mark.parametrize("layout", [lambda v: v, permuted])
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize(("pen", "P", "width"), [("bernoulli", 1, 3), ("categorical", 3, 5)])

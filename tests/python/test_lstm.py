@@ -90,6 +90,39 @@ def test_gradcheck(float64_backend, peephole, lengths):
     assert gradcheck(lambda *v: run(*v, lengths=lengths), inputs)
 
 
+@pytest.mark.parametrize("lengths", [None, [5, 0, 2, 4]])
+def test_layer_that_recomputes(backend, lengths):
+    """The projection and the recurrence apart, gates kept: the same outputs and gradients; padded rows may hold NaN."""
+    _, weight_hh, h0, c0, p = arguments(5, 4, 3, device=backend)
+    shapes = (5, 4, 6), (12, 6), (12,)
+    x, weight_ih, bias = (torch.randn(s, dtype=backend.dtype, device=backend).requires_grad_() for s in shapes)
+    lengths = None if lengths is None else torch.tensor(lengths, device=backend)
+    options = {"peephole": p, "lengths": lengths, "clip": 0.5}
+    given = x
+    if lengths is not None:
+        given = torch.where(torch.arange(5, device=backend)[:, None, None] < lengths[:, None], x, math.nan)
+    h, state = ops.lstm_layer(given, weight_ih, bias, weight_hh, (h0, c0), **options)
+    xw = nn.functional.linear(x, weight_ih, bias)
+    expected, expected_state = ops.lstm(xw, weight_hh, (h0, c0), **options)
+    inputs = [x, weight_ih, bias, weight_hh, h0, c0, p]
+    assert_gradients_match((h, *state), (expected, *expected_state), inputs)
+
+
+def test_layer_refuses_by_name():
+    x, weight_ih, bias, weight_hh = torch.zeros(4, 2, 3), torch.zeros(8, 3), torch.zeros(8), torch.zeros(8, 2)
+    for place, value, message in (
+        (0, x[0, 0], r"x: expected shape \(T, B, I\), or \(rows, I\) packed, got \(3,\)"),
+        (1, bias, r"weight_ih: expected shape \(8, 3\), got \(8,\)"),
+        (2, bias[1:], r"bias: expected shape \(8,\), got \(7,\)"),
+        (3, weight_ih, r"weight_hh: expected shape \(12, 3\), got \(8, 3\)"),
+        (3, weight_hh.double(), "weight_hh: expected the dtype of x, torch.float32, got torch.float64"),
+    ):
+        arguments = [x, weight_ih, bias, weight_hh]
+        arguments[place] = value
+        with pytest.raises(ValueError, match=message):
+            ops.lstm_layer(*arguments)
+
+
 def clipped_loop(xw, weight_hh, h, c, peephole, lengths, bound):
     """Per-step clipping as autograd does it: a hook on every step's pre-activations."""
     hs = []
