@@ -280,7 +280,11 @@ def lacking(direction: str, H: int, shape: tuple[int, int], size: int, precision
     programs = -(-H // shape[1])
     if programs > device.processors:
         return f"{programs} programs > {device.processors}"
-    staging = [(width, ahead) for largest, width, ahead in plans.STAGING[direction, precision][shape] if largest >= H]
+    staging = [
+        (width, ahead)
+        for largest, width, ahead, but in plans.STAGING[direction, precision][shape]
+        if largest >= H and device.target not in but
+    ]
     if not staging:
         return "registers"
     least = min(plans.shared_memory(direction, precision, H, (*shape, *staged), size) for staged in staging)
