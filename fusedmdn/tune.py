@@ -228,7 +228,8 @@ def _float32_products(tf32: bool) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, (ArithmeticError, launch.LaunchRefusedError)) else f"{type(error).__name__}: {error}"
+    plain = isinstance(error, (ArithmeticError, launch.LaunchRefusedError))
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _usable(device: torch.device) -> bool:
