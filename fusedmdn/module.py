@@ -379,7 +379,7 @@ class FusedLSTMMDN(nn.Module):
             options["peephole"] = peephole[0] if peephole else None
             initial = None if state is None else (state[0][n].to(x.dtype), state[1][n])
             if self.recompute and torch.is_grad_enabled():
-                joint = torch.cat([v.to(x.dtype) for v in inputs], dim=-1)
+                joint = torch.cat([v.to(x.dtype) for v in inputs], dim=-1) if len(inputs) > 1 else inputs[0]
                 out, state_n = ops.lstm_layer(joint, weight_ih, bias_ih + bias_hh, weight_hh, initial, **options)
             else:
                 xw = side_by_side(inputs, weight_ih, bias_ih + bias_hh)
@@ -412,7 +412,8 @@ class FusedLSTMMDN(nn.Module):
         if value.dim() == 2:
             if lengths is not None:
                 lengths = lengths.reshape(1)
-            return value.unsqueeze(1), checks.check_lengths(lengths, value.shape[0], 1), False
+            lengths = checks.check_lengths(lengths, value.shape[0], 1)
+            return value.unsqueeze(1), None if lengths is None else lengths.to(value.device), False
         if value.dim() != 3:
             raise ValueError(f"{name}: expected 2 (unbatched) or 3 dimensions, got shape {tuple(value.shape)}")
         value = value.transpose(0, 1) if self.batch_first else value

@@ -167,23 +167,24 @@ def _layer_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _layer_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     x, weight_ih, bias, weight_hh, h0, c0, peephole, lengths, h, cells = ctx.saved_tensors
-    xw = torch.nn.functional.linear(x, weight_ih, bias)
-    gates = lstm_gates(xw, weight_hh, h0, c0, peephole, lengths, h, cells)
-    del xw
-    given = _gradients_given(grads, h, h0, c0, cells)
-    dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
-    rows = dz.flatten(0, -2)
-    return (
-        dz @ weight_ih if ctx.needs_input_grad[0] else None,
-        rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
-        rows.sum(0) if ctx.needs_input_grad[2] else None,
-        _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths) if ctx.needs_input_grad[3] else None,
-        dh0.to(h0.dtype),
-        dc0.to(c0.dtype),
-        None if peephole is None else dpeephole.to(peephole.dtype),
-        None,
-        None,
-    )
+    with torch.autocast(x.device.type, enabled=False):  # in the dtypes that forward had
+        xw = torch.nn.functional.linear(x, weight_ih, bias)
+        gates = lstm_gates(xw, weight_hh, h0, c0, peephole, lengths, h, cells)
+        del xw
+        given = _gradients_given(grads, h, h0, c0, cells)
+        dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
+        rows = dz.flatten(0, -2)
+        return (
+            dz @ weight_ih if ctx.needs_input_grad[0] else None,
+            rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
+            _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths) if ctx.needs_input_grad[3] else None,
+            dh0.to(h0.dtype),
+            dc0.to(c0.dtype),
+            None if peephole is None else dpeephole.to(peephole.dtype),
+            None,
+            None,
+        )
 
 
 lstm_layer.register_autograd(_layer_autograd, setup_context=_layer_context)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 BARRIER = 1500  # cycles, assumed: from the last program's arrival to the first load after it
 TILE = 1500  # cycles, assumed: of a tile's step what neither bytes nor multiply-adds count: latencies one after another
-LAUNCH = 12000  # cycles, assumed: a kernel launched from Python
+LAUNCH = 18000  # cycles, assumed: a kernel launched from Python, some 10 us; a captured graph needs less
 PORT = 64  # bytes a cycle between L2 and one multiprocessor
 # multiply-adds a cycle of one multiprocessor's matrix units, dense, sums in float32, by target and bits of an element
 # (datasheets of A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)

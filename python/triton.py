@@ -20,18 +20,23 @@ from .checks import PEN_LOGITS, ROW, check_clip, check_options, expect_shape
 from .launch import LaunchRefusedError, Options, device_of, launch
 
 STEPWISE = Options(warps=4)
+ALIGNED = 16  # bytes
 COUNTER = 32  # int32 elements from one barrier's counter to the next: a cache line each
 MIXTURE_TILE = 128  # elements of a program of the loss, rows x components: one a thread
 
-_refused: set[tuple[str, int, torch.dtype, plans.Plan]] = set()
+_refused: set[tuple[Any, ...]] = set()  # (direction, H, dtype, device, and of a plan all but its groups)
 
 
 def _given(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:
-    """The tensor, contiguous and in this dtype; raises ValueError for another device or shape."""
+    """The tensor, contiguous, aligned and in this dtype; raises ValueError for another device or shape.
+
+    A slice that begins anywhere is copied: kernels are compiled for addresses that are multiples of 16.
+    """
     if tensor.device != like.device:
         raise ValueError(f"{name}: expected a tensor on {like.device}, got {tuple(tensor.shape)} on {tensor.device}")
     expect_shape(name, tensor, *shape)
-    return tensor.detach().to(dtype).contiguous()
+    tensor = tensor.detach().to(dtype).contiguous()
+    return tensor.clone() if tensor.data_ptr() % ALIGNED else tensor
 
 
 def _same_dtype(name: str, tensor: Tensor, like: Tensor, *shape: int) -> Tensor:
@@ -81,7 +86,7 @@ def _run(direction: str, H: int, B: int, like: Tensor, persistent: Any, stepwise
     A plan that is forced is not replaced: LaunchRefusedError goes to the caller.
     """
     plan = plan_of(direction, H, B, like)
-    key = direction, H, like.dtype, plan
+    key = direction, H, like.dtype, like.device, *plan[:-2]
     if isinstance(plan, plans.Stepwise) or (key in _refused and not plans.is_forced()):
         return stepwise(plans.stepwise_plan(H))
     try:
@@ -271,13 +276,13 @@ def lstm_backward(
     gates = _given("gates", gates, gates, gates.dtype, T, B, 4 * H)
     weight_hh = _same_dtype("weight_hh", weight_hh, gates, 4 * H, H)
     grad_h = _rows("grad_h", grad_h, gates, T, B, H)
-    dh0 = _given("grad_h_T", grad_h_T, gates, f32, B, H).clone()
+    dh0 = _given("grad_h_T", grad_h_T, gates, f32, B, H)
     dc = _given("grad_c_T", grad_c_T, gates, f32, B, H).clone()
     lengths = _lengths(lengths, gates, B)
     dz = torch.empty_like(gates)
     common = {
         "grad_h": grad_h,
-        "grad_h_T": dh0.clone(),
+        "grad_h_T": dh0,
         "c0": _given("c0", c0, gates, f32, B, H),
         "peephole": None if peephole is None else _given("peephole", peephole, gates, f32, 3, H),
         "lengths": lengths,
@@ -310,10 +315,11 @@ def lstm_backward(
                 torch.mm(dz[t], weight_hh, out=dh)
         return sums
 
-    sums = _run("backward", H, B, gates, persistent, stepwise) if dz.numel() else cells.new_zeros(1, 3, H)
-    if dz.numel():
-        first = (dz[0] @ weight_hh).to(f32)
-        dh0 = first if lengths is None else torch.where((lengths > 0)[:, None], first, dh0)
+    if not dz.numel():
+        return dz, dh0.clone(), dc, cells.new_zeros(0 if peephole is None else (3, H))
+    sums = _run("backward", H, B, gates, persistent, stepwise)
+    first = (dz[0] @ weight_hh).to(f32)
+    dh0 = first if lengths is None else torch.where((lengths > 0)[:, None], first, dh0)
     return dz, dh0, dc, cells.new_empty(0) if peephole is None else sums.sum(0)
 
 

@@ -1,6 +1,7 @@
 """Fixtures: the backend that operators run on, and the data that only some machines have."""
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 from unittest import mock
@@ -71,17 +72,20 @@ class Compiling(Idle):
         self.kernels.add(kernel)
 
 
+PRETENDED = itertools.count(1000)  # numbers of devices that are not there: kernels are kept by them
+
+
 @pytest.fixture
 def pretended_gpu():
-    """Triton's driver says that there is an A100."""
+    """Triton's driver says that there is an A100; its number, of which nothing has been compiled."""
     from triton import runtime
     from triton.backends.compiler import GPUTarget
 
-    driver = mock.Mock()
-    driver.get_current_device.return_value = driver.get_current_stream.return_value = 0
+    driver, number = mock.Mock(), next(PRETENDED)
+    driver.get_current_device.return_value, driver.get_current_stream.return_value = number, 0
     driver.get_current_target.return_value = GPUTarget("cuda", 80, 32)
     runtime.driver.set_active(driver)
-    yield
+    yield number
     runtime.driver.set_active(None)  # the default again, when next asked for
 
 
@@ -124,6 +128,8 @@ def float64_backend(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+    for of_cudnn in (torch.backends.cudnn.rnn, torch.backends.cudnn.conv):
+        of_cudnn.fp32_precision = "ieee"  # nn.LSTM is a witness, and by default in tf32; torch wants both alike
 
 
 @pytest.fixture(scope="session")
@@ -145,9 +151,10 @@ WITH_BACKEND = pytest.StashKey[int]()
 
 
 def pytest_collection_finish(session):
-    fixtures = ("backend", "sampling_backend", "float64_backend")
+    fixtures = {"backend": "reference", "sampling_backend": "reference", "float64_backend": "reference"}
+    fixtures["kernels"] = "simulated"
     session.config.stash[WITH_BACKEND] = sum(
-        "reference" in (item.callspec.params.get(name) for name in fixtures)
+        any(item.callspec.params.get(fixture) == first for fixture, first in fixtures.items())
         for item in session.items
         if hasattr(item, "callspec")
     )

@@ -150,7 +150,7 @@ def entry(contender: Contender, values: list[float], error: float | None, reason
         "minimum": min(values, default=None),
         "percentile_20": fifths[0],
         "percentile_80": fifths[-1],
-        "error": error,
+        "error": error if error is None or math.isfinite(error) else None,  # JSON knows no infinity
         "reason": reason,
     }
 

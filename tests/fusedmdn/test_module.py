@@ -314,7 +314,8 @@ def test_generate_bias_and_temperature_per_sequence():
 
 
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
-def test_every_option_reaches_the_operators(backend, pen):
+def test_every_option_reaches_the_operators(sampling_backend, pen):
+    backend = sampling_backend
     I = 3 if pen == "bernoulli" else 5
     options = {"pen": pen, "means": "sigmoid", "skip": True, "peephole": True}
     model = FusedLSTMMDN(I, 8, 2, 3, **options, device=backend, dtype=backend.dtype)

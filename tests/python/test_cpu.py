@@ -427,6 +427,7 @@ def test_sampling_after_a_fork():
 
 def test_a_long_call_hears_ctrl_c():
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by background jobs
         "from fusedmdn import FusedLSTMMDN; model = FusedLSTMMDN(3, 400, 3, 20, skip=True); model.generate(1, 1)\n"
         "try: print('ready', flush=True); model.generate(512, 100_000, seed=0)\n"
         "except KeyboardInterrupt: print('interrupted')"

@@ -43,11 +43,11 @@ H100 = plans.Device("sm_90", 132, 227 * 1024)
 
 
 class TF32(TorchFunctionMode):
-    """Matrix products whose operands are rounded to tf32, as a GPU's are where torch's setting allows it."""
+    """Matrix products whose operands are cut off to tf32, as the matrix units do where torch's setting allows it."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
-            args = [(v.view(torch.int32) + 0x1000 & ~0x1FFF).view(torch.float32) for v in args]
+            args = [(v.view(torch.int32) & ~0x1FFF).view(torch.float32) for v in args]
         return function(*args, **(kwargs or {}))
 
 
@@ -70,7 +70,15 @@ class OnGPU:
                 return type(value)(move(v, device) for v in value)
             return value.to(device) if isinstance(value, torch.Tensor) else value
 
-        return lambda *arguments: move(getattr(triton, name)(*move(arguments, "cuda")), "cpu")
+        def run(*arguments):
+            try:
+                return move(getattr(triton, name)(*move(arguments, "cuda")), "cpu")
+            except RuntimeError as error:
+                if "plan does not fit" in str(error):  # this GPU has too few multiprocessors
+                    pytest.skip(str(error))
+                raise
+
+        return run
 
 
 @pytest.fixture(params=["simulated", *GPU])
@@ -97,7 +105,7 @@ def simulated_plan(request):
 
 def room_for(kernels, H):
     """A GPU that is large enough for the persistent plan, where it is simulated."""
-    return simulated(processors=max(8, -(-H // 16))) if kernels is triton else contextlib.nullcontext()
+    return simulated(processors=max(8, -(-H // 8))) if kernels is triton else contextlib.nullcontext()
 
 
 def check_lstm(kernels, T, B, H, *options, rounded=contextlib.nullcontext):
@@ -312,7 +320,11 @@ def test_one_compilation_serves_every_length_and_batch(name, pretended_gpu):
             triton.mdn_nll(*loss)
             triton.mdn_nll(torch.zeros(T, B, 23)[..., 3:22], *loss[1:])
             triton.mdn_nll_backward(torch.zeros(T, B), *loss, False)
-    assert [len(kernel.device_caches[0][0]) for kernel in compiling.kernels] == [1, 1, 1, 1]
+            # slices that begin anywhere, as of a state (L, B, H) or of rows shifted by one
+            state = torch.zeros(3, B, 20)[1:, :, :].unbind()
+            triton.lstm(*forward[:2], *state, *forward[4:])
+            triton.mdn_nll(loss[0], torch.zeros(T + 1, B, 3)[1:], *loss[2:])
+    assert [len(kernel.device_caches[pretended_gpu][0]) for kernel in compiling.kernels] == [1, 1, 1, 1]
 
 
 def test_nothing_looks_at_values_or_waits(simulated_plan):

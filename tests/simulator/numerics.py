@@ -35,15 +35,24 @@ def round_to_tf32(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), rounded, values)
 
 
+def truncate_to_tf32(values: np.ndarray) -> np.ndarray:
+    """What the matrix units make of float32: they ignore the last 13 bits."""
+    values = np.asarray(values, dtype=np.float32, order="C")
+    return np.where(np.isnan(values), values, (values.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32))
+
+
 def matmul(a: np.ndarray, b: np.ndarray, precision: str) -> np.ndarray:
-    """The product of two float32 arrays as the tensor cores form it for `input_precision`."""
+    """The product of two float32 arrays as the tensor cores form it for `input_precision`.
+
+    For "tf32" Triton (3.6 to 3.9, by its PTX) hands over float32 as it is; only for "tf32x3" it rounds.
+    """
     if precision == "ieee":
         return np.matmul(a, b)
-    a_high, b_high = round_to_tf32(a), round_to_tf32(b)
     if precision == "tf32":
-        return np.matmul(a_high, b_high)
+        return np.matmul(truncate_to_tf32(a), truncate_to_tf32(b))
     if precision != "tf32x3":
         raise NotImplementedError(f"the simulator does not know input_precision={precision!r}")
+    a_high, b_high = round_to_tf32(a), round_to_tf32(b)
     a_low, b_low = round_to_tf32(a - a_high), round_to_tf32(b - b_high)
     # The small products first, as Triton orders them. Where they are NaN (an infinity minus itself), it drops them.
     small = np.matmul(a_low, b_high) + np.matmul(a_high, b_low)
