@@ -128,8 +128,7 @@ def float64_backend(request):
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-    for of_cudnn in (torch.backends.cudnn.rnn, torch.backends.cudnn.conv):
-        of_cudnn.fp32_precision = "ieee"  # nn.LSTM is a witness, and by default in tf32; torch wants both alike
+    torch.backends.cudnn.allow_tf32 = False  # nn.LSTM is a witness, and on a GPU in tf32 by default
 
 
 @pytest.fixture(scope="session")
