@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from fusedmdn.ops import triton
+from fusedmdn.ops import launch, plans, triton
+from torch import Tensor
 
 from fusedmdn import ops
 from tests.accuracy import assert_accurate
@@ -41,9 +42,16 @@ def lstm(machine: Machine, sizes: Sizes, H: int) -> Json:
         with layer.products(precision):
             ours = layer.ours(sizes.steps, B, H, dtype, machine.device)
             setup = {"elements": elements, "T": sizes.steps, "B": B, "H": H}
-            chosen = {d: triton.plan_of(d, H, B, ours.grad)._asdict() for d in ("forward", "backward")}
+            chosen = {d: _chosen(d, H, B, ours.grad) for d in ("forward", "backward")}
             cells += [{**measure(cell, machine, sizes), "chosen": chosen} for cell in _lstm_cells(ours, dtype, setup)]
     return outcome(cells)
+
+
+def _chosen(direction: str, H: int, B: int, like: Tensor) -> Json:
+    """The plan that is taken by default, and what a step of it moves and multiplies (ops.cost)."""
+    plan = triton.plan_of(direction, H, B, like)
+    step = plans.step_cost(plan, direction, H, B, like.dtype.itemsize, launch.device_of(like))
+    return {**plan._asdict(), "step": step._asdict()}
 
 
 def _lstm_cells(ours: layer.Layer, dtype: torch.dtype, setup: Json) -> Iterator[Cell]:

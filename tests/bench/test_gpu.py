@@ -196,7 +196,9 @@ def test_the_layer_is_checked_and_timed_in_turn(machine):
     assert part["trouble"] is None
     assert [cell["work"] for cell in part["cells"]] == ["lstm forward", "lstm forward + backward"]
     assert part["cells"][0]["setup"] == {"elements": "float32", "T": 2, "B": 3, "H": 16}
-    assert part["cells"][0]["chosen"]["forward"]["name"] == "persistent"
+    chosen = part["cells"][0]["chosen"]["forward"]
+    assert chosen["name"] == "persistent"
+    assert chosen["step"]["memory"] == 3 * 16 * (4 * 4 + 4 + 4 * 4 + 4)  # xw; h; gates and cells, float32
     assert machine.interleaved.ran == ["persistent", "stepwise", "nn.LSTM"] * 6
     for result in (result for cell in part["cells"] for result in cell["results"]):
         assert result["reason"] is None
