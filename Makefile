@@ -37,6 +37,7 @@ SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 	@touch $@
 
 .venv/.dev: .venv/.torch $(SOURCES)
+	@touch .venv/constraints.txt
 	$(BIN)/pip install -q -c .venv/constraints.txt -e '.[dev]'
 	@touch $@ .venv/.demo
 

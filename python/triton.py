@@ -19,7 +19,7 @@ from ._backend import DTYPES, FallbackWarning
 from .checks import PEN_LOGITS, ROW, check_clip, check_options, expect_shape
 from .launch import LaunchRefusedError, Options, device_of, launch
 
-STEPWISE = Options(warps=4)
+INDEPENDENT = Options(warps=4)  # programs that wait for no other
 ALIGNED = 16  # bytes
 COUNTER = 32  # int32 elements from one barrier's counter to the next: a cache line each
 MIXTURE_TILE = 128  # elements of a program of the loss, rows x components: one a thread
@@ -186,7 +186,7 @@ def lstm_gates(
             "H": H,
             "BLOCK": block,
         }
-        launch("lstm_stepwise.gates", (T * B, -(-H // block)), arguments, STEPWISE)
+        launch("lstm_stepwise.gates", (T * B, -(-H // block)), arguments, INDEPENDENT)
     return z
 
 
@@ -242,7 +242,7 @@ def _recurrence(
         arguments = common | {"z": z, "H": H, "BLOCK": plan.block}
         for t in range(T):
             torch.mm(previous, weight, out=z)
-            launch("lstm_stepwise.forward", (B, -(-H // plan.block)), arguments | {"t": t}, STEPWISE)
+            launch("lstm_stepwise.forward", (B, -(-H // plan.block)), arguments | {"t": t}, INDEPENDENT)
             previous = h[t]
 
     if h.numel():
@@ -310,7 +310,7 @@ def lstm_backward(
         sums = cells.new_zeros((B if peephole is not None else 0), 3, H)
         arguments = common | {"dh": dh, "dpeephole": sums, "H": H, "BLOCK": plan.block}
         for t in reversed(range(T)):
-            launch("lstm_stepwise.backward", (B, -(-H // plan.block)), arguments | {"t": t}, STEPWISE)
+            launch("lstm_stepwise.backward", (B, -(-H // plan.block)), arguments | {"t": t}, INDEPENDENT)
             if t:
                 torch.mm(dz[t], weight_hh, out=dh)
         return sums
@@ -337,7 +337,7 @@ def mdn_nll(
     grid, arguments = _mdn_arguments(raw, target, lengths, pen, num_mixtures, means)
     nll = raw.new_empty(raw.shape[:2], dtype=torch.float32)
     if nll.numel():
-        launch("mdn_nll.forward", grid, arguments | {"nll": nll}, STEPWISE)
+        launch("mdn_nll.forward", grid, arguments | {"nll": nll}, INDEPENDENT)
     return nll
 
 
@@ -363,7 +363,7 @@ def mdn_nll_backward(
             "dtarget": dtarget,
             "bound": _bound(clip),
         }
-        launch("mdn_nll.backward", grid, arguments, STEPWISE)
+        launch("mdn_nll.backward", grid, arguments, INDEPENDENT)
     return draw, target.new_empty(0) if dtarget is None else dtarget.to(target.dtype)
 
 
