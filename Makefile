@@ -4,7 +4,7 @@
 # make bench-cpu   measure against the peers on this machine's CPU, write docs/cpu.md
 # make gpu     on a machine with an NVIDIA GPU: all tests there, checks and timings, one JSON in bench/results
 # make compile-gate   compile every Triton kernel for every GPU, without one (a quarter of an hour), against the table
-# make compile-table  the same, and write the table and docs/gpu.md again
+# make compile-table  compile those that have changed, bring the table up to date and write docs/gpu.md again
 # Each does its own set-up in .venv, once.
 
 PYTHON ?= python3

@@ -1,15 +1,17 @@
 """The committed table of figures: reading and writing it, whether it is stale, and what a figure must not be."""
 
+import ast
+import functools
 import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from .targets import TARGETS
 from .variants import Variant, pairs_of
-from .workers import ROOT
 
 PATH = Path(__file__).with_name("table.json")
 PINNED = "3.7.1"  # the Triton that the figures are of: another compiles the same kernel differently
@@ -21,48 +23,67 @@ def key(name: str, target: str) -> str:
     return f"{name} {target}"
 
 
-def digest(variants: Iterable[Variant]) -> str:
-    """SHA-256 of what determines the figures, but for Triton: the kernels' files and the variants' definitions."""
-    variants = list(variants)
-    files = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "kernels" / "triton").glob("*.py")}
-    for module in {variant.kernel.partition(":")[0] for variant in variants}:
-        spec = importlib.util.find_spec(module)
-        path = Path(spec.origin).resolve() if spec and spec.origin else None
-        if path not in {file.resolve() for file in files.values()}:
-            files[module] = path
-    found = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        found.update(f"{name}\n".encode() + (path.read_bytes() if path else b""))
-    for variant in sorted(variants, key=lambda variant: variant.name):
-        found.update(f"{variant!r}\n".encode())
-    return found.hexdigest()
+def digests(variants: Iterable[Variant]) -> dict[str, str]:
+    """By the name of a variant: of its definition and its kernel's files, which with Triton determine its rows."""
+
+    @functools.cache
+    def code(module: str) -> bytes:
+        return b"".join(f"{path.name}\n".encode() + path.read_bytes() for path in files_of(module))
+
+    found = {}
+    for variant in variants:
+        definition = f"{replace(variant, targets=())!r}\n".encode()
+        found[variant.name] = hashlib.sha256(definition + code(variant.kernel.partition(":")[0])).hexdigest()[:12]
+    return found
+
+
+def files_of(module: str) -> list[Path]:
+    """The module's file and those that it imports relatively, and so on; they are read, not run: that needs Triton."""
+    waiting, found = [Path(importlib.util.find_spec(module).origin)], set()
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                waiting += [path.parents[node.level - 1] / f"{name.replace('.', '/')}.py" for name in names]
+    return sorted(found)
 
 
 def read(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def write(variants: Iterable[Variant], figures: dict[tuple[str, str], dict], triton: str, path: Path) -> None:
-    """One line for a pair, so that a change of one is a change of one line."""
-    rows = {key(*pair): row for pair, row in figures.items()}
-    lines = ",\n".join(f"    {json.dumps(pair)}: {json.dumps(rows[pair])}" for pair in sorted(rows))
-    head = f'  "triton": {json.dumps(triton)},\n  "digest": {json.dumps(digest(variants))},\n'
+def write(rows: dict[str, dict], triton: str, path: Path) -> None:
+    """One line for a row, so that a change of one is a change of one line."""
+    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(rows[name])}" for name in sorted(rows))
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(f'{{\n{head}  "pairs": {{\n{lines}\n  }}\n}}\n')
+    temporary.write_text(f'{{\n  "triton": {json.dumps(triton)},\n  "pairs": {{\n{lines}\n  }}\n}}\n')
     os.replace(temporary, path)
 
 
 def stale(table: dict, variants: Iterable[Variant]) -> list[str]:
     """Why the table is not of these variants, if it is not."""
     variants = list(variants)
-    wanted = {key(variant.name, target) for variant, target in pairs_of(variants)}
-    reasons = [f"no row for {name}" for name in sorted(wanted - set(table["pairs"]))]
-    reasons += [f"a row for {name}, which does not ship" for name in sorted(set(table["pairs"]) - wanted)]
-    if table["digest"] != digest(variants):
-        reasons.append("kernels or variants have changed since it was made")
+    digest = digests(variants)
+    rows, wanted = table["pairs"], {key(v.name, target): digest[v.name] for v, target in pairs_of(variants)}
+    changed = [name for name in wanted.keys() & rows.keys() if rows[name].get("digest") != wanted[name]]
+    found = {
+        "no row for": wanted.keys() - rows.keys(),
+        "rows that do not ship:": rows.keys() - wanted.keys(),
+        "kernel or variant has changed since the row was made:": changed,
+    }
+    reasons = [f"{reason} {few(names)}" for reason, names in found.items() if names]
     if table["triton"] != PINNED:
         reasons.append(f"it is of Triton {table['triton']}, not of {PINNED}")
     return [f"the table is stale, run `{REFRESH}`: {reason}" for reason in reasons]
+
+
+def few(names: Collection[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def faults(variant: Variant, target: str, figures: dict) -> list[str]:

@@ -4,18 +4,19 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import warnings
 from collections import Counter
 
 import pytest
 from fusedmdn.ops.launch import Options
 
+from . import __main__ as command
 from . import table
-from .__main__ import main
 from .shipped import shipped
 from .targets import NVIDIA, TARGETS
 from .variants import SPECIMENS, Variant, exchange, pairs_of, product, sample
-from .workers import compile_all, installed_triton
+from .workers import ROOT, compile_all, installed_triton
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -220,55 +221,161 @@ def test_growth_over_the_table_is_found(name):
     assert table.growth(ROW, ROW | {name: ROW[name] + 1}) == []
 
 
+def row(variant):
+    return ROW | {"digest": table.digests([variant])[variant.name]}
+
+
+def test_a_stale_table_is_found():
+    variant = dataclasses.replace(SINE, targets=("sm_80", "sm_90"))
+    made = {"triton": table.PINNED, "pairs": {"sine sm_80": row(variant), "sine sm_90": row(variant)}}
+    assert table.stale(made, [variant]) == []
+    begin = "the table is stale, run `python -m tests.compile_gate --refresh`: "
+    changed = dataclasses.replace(variant, options=Options(warps=8))
+    assert table.stale(made, [changed]) == [
+        f"{begin}kernel or variant has changed since the row was made: sine sm_80, sine sm_90"
+    ]
+    assert table.stale(made, [dataclasses.replace(variant, targets=("sm_80", "sm_86"))]) == [
+        f"{begin}no row for sine sm_86",
+        f"{begin}rows that do not ship: sine sm_90",
+    ]
+    assert table.stale(made | {"triton": "3.6.0"}, [variant]) == [
+        f"{begin}it is of Triton 3.6.0, not of {table.PINNED}"
+    ]
+    assert table.stale({"triton": table.PINNED, "pairs": {}}, [dataclasses.replace(SINE, targets=NVIDIA)]) == [
+        f"{begin}no row for sine sm_100, sine sm_120, sine sm_80 and 3 more"
+    ]
+
+
+LSTM, GRU, LOSS = (Variant(name, f"{name}:kernel", {}, targets=("sm_80", "sm_90")) for name in ("lstm", "gru", "loss"))
+
+
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """A repository with one kernel, in place of this one."""
-    folder = tmp_path / "kernels" / "triton"
-    folder.mkdir(parents=True)
-    (folder / "lstm.py").write_text("x = 1\n")
-    monkeypatch.setattr(table, "ROOT", tmp_path)
+    """The modules of these three kernels, and what they import."""
+    modules = {
+        "lstm": "from .cell import gates\n",
+        "gru": "from . import activations\n",
+        "loss": "import math\n",
+        "cell": "def gates():\n    from .activations import tanh\n",
+        "activations": "from .cell import gates\n",
+        "barrier": "",
+    }
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
-def test_a_stale_table_is_found(tree):
-    variants = [dataclasses.replace(SINE, targets=("sm_80", "sm_90"))]
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("activations", {"lstm", "gru"}),
+        ("cell", {"lstm", "gru"}),
+        ("lstm", {"lstm"}),
+        ("gru", {"gru"}),
+        ("loss", {"loss"}),
+        ("barrier", set()),
+    ],
+)
+def test_a_changed_file_makes_the_rows_of_the_kernels_that_import_it_stale(tree, file, names):
+    before = table.digests([LSTM, GRU, LOSS])
+    assert before == table.digests([LOSS, GRU, LSTM])
+    with open(tree / f"{file}.py", "a") as text:
+        text.write("x = 1\n")
+    after = table.digests([LSTM, GRU, LOSS])
+    assert {name for name in before if after[name] != before[name]} == names
+
+
+def test_a_changed_variant_makes_its_own_rows_stale(tree):
+    before = table.digests([LSTM, GRU])
+    assert table.digests([dataclasses.replace(LSTM, targets=("sm_100",)), GRU]) == before
+    for change in ({"signature": {"X": "*bf16"}}, {"constexprs": {"H": 400}}, {"options": Options(warps=8)}):
+        after = table.digests([dataclasses.replace(LSTM, **change), GRU])
+        assert after["lstm"] != before["lstm"]
+        assert after["gru"] == before["gru"]
+
+
+def test_kernels_import_each_other_relatively():
+    """A digest covers no other import."""
+    paths = list((ROOT / "kernels" / "triton").glob("*.py"))
+    assert paths
+    for path in paths:
+        assert re.findall(r"^\s*(?:from|import) fusedmdn.*", path.read_text(), re.MULTILINE) == [], path
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Names of the pairs that were compiled; nothing is, all get the same figures."""
+    names = []
+
+    def compile_all(pairs, progress):
+        figures = {}
+        for variant, target in pairs:
+            if variant.name == "interrupted":
+                raise KeyboardInterrupt
+            names.append(table.key(variant.name, target))
+            figures[variant.name, target] = {"error": "no"} if variant.name == "wrong" else ROW
+            progress(variant, target, figures[variant.name, target])
+        return figures
+
+    monkeypatch.setattr(command, "compile_all", compile_all)
+    monkeypatch.setattr(command, "installed_triton", lambda: table.PINNED)
+    return names
+
+
+def test_refresh_compiles_what_is_stale_or_missing_and_drops_what_does_not_ship(tree, compiled, capsys):
     path = tree / "table.json"
-    table.write(variants, {("sine", "sm_80"): ROW, ("sine", "sm_90"): ROW}, table.PINNED, path)
-    made = table.read(path)
-    assert made["pairs"]["sine sm_90"] == ROW
-    assert table.stale(made, variants) == []
-    command = "run `python -m tests.compile_gate --refresh`"
+    old = ["lstm sm_80", "lstm sm_90", "gru sm_80", "gru sm_90"]
 
-    (stale,) = table.stale(made, [dataclasses.replace(variants[0], options=Options(warps=8))])
-    assert command in stale
-    assert "have changed" in stale
-    assert "no row for sine sm_86" in table.stale(made, [dataclasses.replace(SINE, targets=("sm_80", "sm_86"))])[0]
-    found = table.stale(made, [dataclasses.replace(SINE, targets=("sm_80",))])
-    assert "a row for sine sm_90, which does not ship" in found[0]
-    (stale,) = table.stale(made | {"triton": "3.6.0"}, variants)
-    assert "it is of Triton 3.6.0" in stale
+    def refresh(variants, *options):
+        compiled.clear()
+        assert command.main(["--refresh", *options], variants, path) == 0
+        assert table.stale(table.read(path), variants) == []
+        assert list(tree.glob("table.*")) == [path]
+        return compiled
 
-    (tree / "kernels" / "triton" / "lstm.py").write_text("x = 2\n")
-    (stale,) = table.stale(made, variants)
-    assert "have changed" in stale
-
-
-def test_a_digest_covers_a_kernel_from_elsewhere(tree, monkeypatch):
-    (tree / "elsewhere.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tree)
-    variants = [Variant("elsewhere", "elsewhere:kernel", {})]
-    before = table.digest(variants)
-    assert before == table.digest(variants)
-    (tree / "elsewhere.py").write_text("x = 2\n")
-    assert table.digest(variants) != before
+    assert refresh([LSTM, GRU]) == old
+    kept = path.read_text()
+    assert refresh([LSTM, GRU]) == []
+    assert path.read_text() == kept
+    (tree / "lstm.py").write_text("x = 1\n")
+    capsys.readouterr()
+    less = dataclasses.replace(GRU, targets=("sm_90",))
+    assert refresh([LSTM, less, LOSS]) == ["lstm sm_80", "lstm sm_90", "loss sm_80", "loss sm_90"]
+    assert "table.json: 1 rows kept, 4 compiled, 1 dropped\n" in capsys.readouterr().out
+    assert refresh([LSTM, GRU], "--all") == old
+    path.write_text(path.read_text().replace(table.PINNED, "3.6.0"))
+    assert refresh([LSTM, GRU]) == old
 
 
-def test_a_row_of_the_table_is_a_line(tree):
+def test_refresh_writes_what_it_finished_before_an_interruption(tree, compiled):
     path = tree / "table.json"
-    table.write([SINE], {("sine", target): ROW for target in ("sm_90", "gfx942")}, table.PINNED, path)
+    variants = [LSTM, LOSS, dataclasses.replace(GRU, name="interrupted", targets=("sm_90",))]
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--refresh"], variants, path)
+    assert table.read(path)["pairs"] == {name: row(LSTM if "lstm" in name else LOSS) for name in compiled}
+    assert len(compiled) == 4
+    compiled.clear()
+    assert command.main(["--refresh"], [LSTM, LOSS], path) == 0
+    assert compiled == []
+
+
+def test_what_does_not_compile_stays_stale(tree, compiled, capsys):
+    path = tree / "table.json"
+    wrong = dataclasses.replace(LSTM, name="wrong", targets=("sm_90",))
+    table.write({"wrong sm_90": ROW | {"digest": "of before"}}, table.PINNED, path)
+    assert command.main(["--refresh"], [wrong, LOSS], path) == 1
+    assert "wrong sm_90: did not compile: no\n" in capsys.readouterr().out
+    assert table.read(path)["pairs"]["wrong sm_90"]["digest"] == "of before"
+    assert table.stale(table.read(path), [LOSS, wrong])[0].endswith("since the row was made: wrong sm_90")
+
+
+def test_a_row_of_the_table_is_a_line(tmp_path):
+    path = tmp_path / "table.json"
+    table.write({"sine sm_90": ROW, "sine gfx942": ROW}, table.PINNED, path)
     lines = [line.strip().rstrip(",") for line in path.read_text().splitlines() if line.startswith('    "sine ')]
     assert [json.loads(f"{{{line}}}") for line in lines] == [{"sine gfx942": ROW}, {"sine sm_90": ROW}]
-    assert list(path.parent.glob("table.*")) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_sample_has_every_variant_and_every_target():
@@ -304,26 +411,25 @@ def test_pairs_are_named_once():
 def test_the_command(tmp_path, capsys, triton):
     variants = [SINE, dataclasses.replace(SINE, name="cosine", targets=("sm_80",))]
     path = tmp_path / "table.json"
-    assert main(["--variant", "cos"], variants, path) == 0
+    assert command.main(["--variant", "cos"], variants, path) == 0
     said = capsys.readouterr()
     assert [line.split()[:2] for line in said.out.splitlines()[:2]] == [["variant", "target"], ["cosine", "sm_80"]]
     assert "[1/1] cosine sm_80" in said.err
     assert not path.exists()
     with pytest.raises(SystemExit):
-        main(["--refresh", "--target", "sm_90"], variants, path)
+        command.main(["--refresh", "--target", "sm_90"], variants, path)
     if triton != table.PINNED:
         with pytest.raises(SystemExit):
-            main(["--refresh"], variants, path)
+            command.main(["--refresh"], variants, path)
         assert not path.exists()
         return
-    assert main(["--refresh"], variants, path) == 0
-    assert main(["--check"], variants, path) == 0
+    assert command.main(["--refresh"], variants, path) == 0
+    assert command.main(["--check"], variants, path) == 0
     made = json.loads(path.read_text())
     made["pairs"]["sine sm_90"]["registers"] -= 1
     path.write_text(json.dumps(made))
     capsys.readouterr()
-    assert main(["--check", "--target", "sm_90"], variants, path) == 1
+    assert command.main(["--check", "--target", "sm_90"], variants, path) == 1
     assert "sine sm_90: registers " in capsys.readouterr().out
-    kept = path.read_text()
-    assert main(["--refresh"], [*variants, Variant("absent", f"{SPECIMENS}:kernel", {})], path) == 1
-    assert path.read_text() == kept
+    assert command.main(["--refresh"], [*variants, Variant("absent", f"{SPECIMENS}:kernel", {})], path) == 1
+    assert table.read(path) == made
