@@ -253,6 +253,8 @@ class FusedLSTMMDN(nn.Module):
         prime_lengths: Tensor | None = None,
         state: State | ops.GenerateState | None = None,
         dtype: torch.dtype | None = None,
+        to: torch.device | str | None = None,
+        chunk: int | None = None,
     ) -> StrokeBatch:
         """Sample n sequences of at most max_steps rows; sequence i depends on the seed and first_index + i alone.
 
@@ -268,9 +270,13 @@ class FusedLSTMMDN(nn.Module):
             state: (h, c) to start from, or a `GenerateState` to go on from (its seed and first_index hold).
             dtype: of the weights while sampling, their own by default. torch.bfloat16 halves what a step reads; sums,
                 cell state and strokes stay float32.
+            to: where points and lengths shall lie, "cpu" or the model's device, the default. From a GPU to "cpu" they
+                are copied into pinned memory while sampling goes on, and may be more than the GPU's memory holds.
+            chunk: rows drawn and copied at a time; by default about 64 MiB, or all where nothing has to move.
 
         Raises:
             ValueError: a shape or option that does not fit.
+            RuntimeError: `to` or `chunk` makes the host wait for a GPU inside a CUDA graph's capture.
         """
         self._check_row_size("generate")
         if n < 0 or max_steps < 0:
@@ -279,10 +285,12 @@ class FusedLSTMMDN(nn.Module):
         if prime is not None:
             prime = (prime.expand(n, *prime.shape) if prime.dim() == 2 else prime).to(self.head.weight.device)
             prime_lengths = None if prime_lengths is None else prime_lengths.to(prime.device)
-        points, lengths, new = ops.generate(
+        points, lengths, new = ops.generate_chunked(
             self._weights(),
             full,
             max_steps,
+            to=to,
+            chunk=chunk,
             num_mixtures=self.num_mixtures,
             pen=self.pen,
             means=self.means,

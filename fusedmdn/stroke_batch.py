@@ -14,9 +14,10 @@ class StrokeBatch:
     """What `FusedLSTMMDN.generate` gives: sequences in the model's units, and `Strokes` by index.
 
     Attributes:
-        points: (n, max_steps, 3 or 5) rows; zero after a sequence's end row.
-        lengths: (n) int64, points drawn; a categorical end row is not counted.
-        state: `GenerateState` to go on from.
+        points: (n, max_steps, 3 or 5) rows; zero after a sequence's end row. Where `to` said, else on the model's
+            device.
+        lengths: (n) int64, points drawn; a categorical end row is not counted. Where the points are.
+        state: `GenerateState` to go on from, on the model's device.
         scale: what turns the rows back into raw units.
     """
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import files
-from .ops import launch, plans, reference, tuned
+from .ops import forced, launch, plans, reference, tuned
 from .ops import triton as kernels
 
 DIRECTIONS = ("forward", "backward")
@@ -197,7 +197,7 @@ def measure(
         right = []
         for plan in every:
             try:
-                with plans.forced(plan):
+                with forced.plan(plan):
                     check()
                     for _ in range(WARM_UP):
                         timer(run)
@@ -210,7 +210,7 @@ def measure(
         for k in range(rounds * len(right)):
             turn, place = divmod(k, len(right))
             plan = right[(turn + place) % len(right)]  # every plan follows every other
-            with plans.forced(plan):
+            with forced.plan(plan):
                 seconds[plan].append(timer(run))
     result.medians.update({plan: median(times) / steps for plan, times in seconds.items()})
     return result

@@ -6,8 +6,9 @@
 from . import reference, stream
 from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
+from .chunked import generate_chunked
+from .forced import plan
 from .functional import GenerateState, generate, lstm, lstm_layer, mdn_nll, runs_on_cpu_kernels
-from .plans import forced as plan
 from .stream import normals, uniforms
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "backend",
     "cpu_isa",
     "generate",
+    "generate_chunked",
     "lstm",
     "lstm_layer",
     "mdn_nll",

@@ -21,6 +21,8 @@ DTYPES = {
     "triton": (torch.float32, torch.bfloat16, torch.float16),
 }
 
+HOST_ONLY = {"philox_fill"}  # fills memory of the host, whatever runs the rest
+
 _table: dict[str, dict[str, Callable[..., Any]]] = {}
 _forced: str | None = None  # of the process, not of a thread: autograd runs CUDA backward passes on threads of its own
 _warned: set[tuple[str, str, torch.dtype]] = set()
@@ -76,7 +78,7 @@ def kernel(operator: str, device: str, dtype: torch.dtype = torch.float32) -> Ca
     Raises RuntimeError if the forced backend has no such kernel, or if FUSEDMDN_REQUIRE_NATIVE=1 and a kernel that
     exists cannot be loaded. Falling back to the reference warns once for each operator, device and dtype.
     """
-    if _forced is not None:
+    if _forced is not None and (_forced in _table[operator] or operator not in HOST_ONLY):
         function = _table[operator].get(_forced)
         trouble = _trouble(_forced, dtype)
         if function is None or trouble:
@@ -122,8 +124,7 @@ def _by_design(operator: str, backend: str | None) -> bool:
 
 def report() -> list[Choice]:
     """Every operator's choice on every device type that has kernels, for `fusedmdn info`."""
-    host_only = {"philox_fill"}
-    return [choose(op, device) for op in _table for device in NATIVE if device == "cpu" or op not in host_only]
+    return [choose(op, device) for op in _table for device in NATIVE if device == "cpu" or op not in HOST_ONLY]
 
 
 def _trouble(name: str, dtype: torch.dtype | None = None) -> str | None:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 BARRIER = 1500  # cycles, assumed: from the last program's arrival to the first load after it
 TILE = 1500  # cycles, assumed: of a tile's step what neither bytes nor multiply-adds count: latencies one after another
 LAUNCH = 18000  # cycles, assumed: a kernel launched from Python, some 10 us; a captured graph needs less
+NODE = 3000  # cycles, assumed: a kernel of a captured graph, from the end of the one before
 PORT = 64  # bytes a cycle between L2 and one multiprocessor
+L2 = 24  # the same where all of them read at once (5.5 TB/s on an H100)
 # multiply-adds a cycle of one multiprocessor's matrix units, dense, sums in float32, by target and bits of an element
 # (datasheets of A100, RTX 3090, RTX 4090, H100, B200, RTX 5090)
 MULTIPLY_ADDS = {

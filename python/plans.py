@@ -8,14 +8,13 @@ one program for each multiprocessor, whose shared memory holds it.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 
-from . import cost
+from . import cost, forced
 
 WARPS = 8  # of a persistent program
 BLOCK = 256  # units of a stepwise program, at most
@@ -227,16 +226,17 @@ def choose(
     Raises:
         RuntimeError: a plan is forced that does not fit.
     """
-    if isinstance(_forced, (Persistent, Stepwise)):
-        return _forced
+    wanted = forced.plan_of("lstm")
+    if isinstance(wanted, (Persistent, Stepwise)):
+        return wanted
     precision = precision_of(dtype, tf32)
     plans = ranked(direction, H, B, dtype.itemsize, precision, device)
-    if _forced is not None:
-        plans = tuple(plan for plan in plans if plan.name == _forced)
+    if wanted is not None:
+        plans = tuple(plan for plan in plans if plan.name == wanted)
         if not plans:
-            raise RuntimeError(f"the {_forced} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
+            raise RuntimeError(f"the {wanted} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
     measured = (tuned or {}).get((direction, H, precision if dtype == torch.float32 else str(dtype)[6:]))
-    if measured and _forced is None:
+    if measured and wanted is None:
         best = measured[min((b for b in measured if b >= B), default=max(measured))]
         plans = tuple(plan for plan in plans if identity(plan) == best) or plans
     return plans[0]
@@ -245,30 +245,6 @@ def choose(
 def identity(plan: Plan) -> tuple[str, int, int]:
     """What `fusedmdn tune` remembers of a plan: its name, rows and units."""
     return (plan.name, plan.rows, plan.units) if isinstance(plan, Persistent) else (plan.name, 0, 0)
-
-
-_forced: str | Plan | None = None  # of the process: autograd runs CUDA backward passes on threads of its own
-
-
-def is_forced() -> bool:
-    """Whether a plan is forced here and now."""
-    return _forced is not None
-
-
-@contextlib.contextmanager
-def forced(plan: str | Plan) -> Iterator[None]:
-    """Force the "persistent" or the "stepwise" plan inside, or one very plan, as it is.
-
-    A call that the named one does not fit raises RuntimeError.
-    """
-    global _forced
-    if not isinstance(plan, (Persistent, Stepwise)) and plan not in ("persistent", "stepwise"):
-        raise ValueError(f"plan must be 'persistent' or 'stepwise', got {plan!r}")
-    before, _forced = _forced, plan
-    try:
-        yield
-    finally:
-        _forced = before
 
 
 @cache

@@ -92,27 +92,17 @@ def pretended_gpu():
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """The device whose tensors a test uses; all but "cuda", which is as it comes, are forced there."""
-    with _running(request.param) as device:
-        yield device
-
-
-@pytest.fixture(params=[name for name in BACKENDS if name != "simulated"])
-def sampling_backend(request):
-    """As `backend`, for what samples."""
-    with _running(request.param) as device:
-        yield device
-
-
-@contextlib.contextmanager
-def _running(name):
+    name = request.param
     if name == "cuda":
         yield Device("cuda", torch.float32)
     elif name == "simulated":
-        with simulated(), ops.plan("persistent"):
+        with simulated(), ops.plan("persistent"), ops.plan("resident"):
             yield Device("cpu", torch.float32)
     else:
         with ops.backend(name):
             yield Device("cpu", torch.float64 if name == "reference" else torch.float32)
+
+
 
 
 @pytest.fixture(params=["reference", *GPU])
@@ -150,8 +140,7 @@ WITH_BACKEND = pytest.StashKey[int]()
 
 
 def pytest_collection_finish(session):
-    fixtures = {"backend": "reference", "sampling_backend": "reference", "float64_backend": "reference"}
-    fixtures["kernels"] = "simulated"
+    fixtures = {"backend": "reference", "float64_backend": "reference", "kernels": "simulated"}
     session.config.stash[WITH_BACKEND] = sum(
         any(item.callspec.params.get(fixture) == first for fixture, first in fixtures.items())
         for item in session.items

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from fusedmdn.ops import launch, plans, triton
+from fusedmdn.ops import launch, plans
+from fusedmdn.ops.triton.recurrence import plan_of
 from torch import Tensor
 
 from fusedmdn import ops
@@ -49,7 +50,7 @@ def lstm(machine: Machine, sizes: Sizes, H: int) -> Json:
 
 def _chosen(direction: str, H: int, B: int, like: Tensor) -> Json:
     """The plan that is taken by default, and what a step of it moves and multiplies (ops.cost)."""
-    plan = triton.plan_of(direction, H, B, like)
+    plan = plan_of(direction, H, B, like)
     step = plans.step_cost(plan, direction, H, B, like.dtype.itemsize, launch.device_of(like))
     return {**plan._asdict(), "step": step._asdict()}
 

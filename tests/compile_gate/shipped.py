@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
+import fusedmdn.ops as ops
 import torch
 from fusedmdn.ops import launch, plans, triton
 
@@ -102,7 +103,7 @@ def _record_recurrence(recorder: Recorder, label: str, dtype: torch.dtype, H: in
                 if bare and isinstance(plan, plans.Stepwise) and H != BARE:
                     continue
                 recorder.name = f"{shape} {name}"
-                with plans.forced(plan):
+                with ops.plan(plan):
                     run(*arguments)
         if not bare or H == BARE:
             recorder.name = shape

@@ -252,9 +252,9 @@ def test_autocast_trains():
 
 
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
-def test_generate(sampling_backend, pen):
+def test_generate(backend, pen):
     I = 3 if pen == "bernoulli" else 5
-    model = FusedLSTMMDN(I, 16, 2, 3, pen=pen, skip=True, device=sampling_backend)
+    model = FusedLSTMMDN(I, 16, 2, 3, pen=pen, skip=True, device=backend)
     model.scale = Scale((1.0, 2.0), (3.0, 4.0))
     batch = model.generate(4, 12, seed=1)
     assert batch.points.shape == (4, 12, I)
@@ -269,6 +269,19 @@ def test_generate(sampling_backend, pen):
     assert torch.equal(torch.cat([first.points, second.points], 1), batch.points)
     assert not torch.equal(model.generate(4, 12, seed=2).points, batch.points)
     assert not torch.equal(model.generate(4, 12, seed=1, first_index=4).points, batch.points)
+
+
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_generate_to_the_cpu_and_in_chunks_changes_nothing(backend, pen):
+    model = FusedLSTMMDN(3 if pen == "bernoulli" else 5, 16, 2, 3, pen=pen, device=backend)
+    whole = model.generate(4, 12, seed=1)
+    for how in ({"to": "cpu"}, {"to": "cpu", "chunk": 5}, {"to": model.head.weight.device, "chunk": 1}):
+        batch = model.generate(4, 12, seed=1, **how)
+        assert batch.points.device.type == batch.lengths.device.type == torch.device(how["to"]).type
+        assert batch.state.row.device == model.head.weight.device
+        assert torch.equal(batch.points.cpu(), whole.points.cpu())
+        assert torch.equal(batch.lengths.cpu(), whole.lengths.cpu())
+        assert all(torch.equal(a, b) for a, b in zip(batch.state, whole.state, strict=True))
 
 
 def test_generate_default_seed_is_torch_s():
@@ -314,8 +327,7 @@ def test_generate_bias_and_temperature_per_sequence():
 
 
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
-def test_every_option_reaches_the_operators(sampling_backend, pen):
-    backend = sampling_backend
+def test_every_option_reaches_the_operators(backend, pen):
     I = 3 if pen == "bernoulli" else 5
     options = {"pen": pen, "means": "sigmoid", "skip": True, "peephole": True}
     model = FusedLSTMMDN(I, 8, 2, 3, **options, device=backend, dtype=backend.dtype)
@@ -402,6 +414,8 @@ def test_low_precision_weights_take_full_precision_strokes():
         (lambda m: m(torch.zeros(2, 1, 3), target=PACKED), "target: a PackedSequence needs a PackedSequence as input"),
         (lambda m: m(PACKED, target=OTHER), r"target: expected the input's lengths \[2, 1\], got \[2, 2\]"),
         (lambda m: m.generate(2, 5, state=m.generate(3, 2).state), "state: expected 2 sequences, got 3"),
+        (lambda m: m.generate(2, 5, to="meta"), "to must be 'cpu' or the state's device, 'cpu'; got 'meta'"),
+        (lambda m: m.generate(2, 5, chunk=0), "chunk must be >= 1, got 0"),
         (lambda m: m.generate(2, 5, state=(torch.zeros(2, 3, 8),) * 2), r"state h: expected shape \(2, 2, 8\)"),
         (lambda m: FusedLSTMMDN(hidden_size=0), "hidden_size must be >= 1, got 0"),
         (lambda m: FusedLSTMMDN(dropout=1.5), r"dropout must be in \[0, 1\], got 1.5"),

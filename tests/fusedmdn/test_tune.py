@@ -9,7 +9,8 @@ from unittest import mock
 
 import pytest
 import torch
-from fusedmdn.ops import launch, plans, triton, tuned
+from fusedmdn.ops import forced, launch, plans, tuned
+from fusedmdn.ops.triton import recurrence, refused
 from typer.testing import CliRunner
 
 from fusedmdn import tune
@@ -36,7 +37,7 @@ def simulated():
 
 @pytest.fixture(autouse=True)
 def _nothing_refused(monkeypatch):
-    monkeypatch.setattr(triton, "_refused", set())
+    monkeypatch.setattr(refused, "_refused", set())
 
 
 def clock(fastest):
@@ -44,7 +45,7 @@ def clock(fastest):
     runs = collections.Counter()
 
     def seconds(run):
-        plan = plans.identity(plans._forced)
+        plan = plans.identity(forced.plan_of("lstm"))
         nth = runs[plan] % (tune.WARM_UP + ROUNDS)
         runs[plan] += 1
         if nth <= tune.WARM_UP:
@@ -98,7 +99,7 @@ def test_plans_take_turns_under_torchs_setting(tmp_path, precision, setting):
 
     def timer(run):
         assert torch.backends.cuda.matmul.fp32_precision == setting
-        seen.append(plans._forced)
+        seen.append(forced.plan_of("lstm"))
         return 1.0
 
     size = tune.Size("forward", 20, precision, 3)
@@ -128,7 +129,7 @@ def test_a_wrong_plan_is_left_out_and_named(tmp_path, direction, precision, wron
             arguments["h" if direction == "forward" else "dz"][-1, -1, -1] += wrong
 
     size = tune.Size(direction, 20, precision, 3)
-    with simulated(), mock.patch.object(triton, "launch", launch_noisily):
+    with simulated(), mock.patch.object(recurrence, "launch", launch_noisily):
         (result,) = measured(tmp_path / "plans.json", [size], clock(("persistent", 16, 16)))
     assert [tune.title(plan) for plan in result.left_out] == ["persistent 16x16"]
     (reason,) = result.left_out.values()
@@ -254,7 +255,7 @@ def test_an_interrupt_keeps_what_is_complete(tmp_path):
     seen = []
 
     def timer(run):
-        if len(seen) == 2 and plans._forced.name == "stepwise":
+        if len(seen) == 2 and forced.plan_of("lstm").name == "stepwise":
             raise KeyboardInterrupt
         return inner(run)
 
@@ -265,7 +266,7 @@ def test_an_interrupt_keeps_what_is_complete(tmp_path):
     assert len(json.loads(path.read_text())["plans"]) == 2
     assert plans.identity(chosen(path, sizes[0])) == ("persistent", 16, 8)
     assert not list(tmp_path.glob(".*.tmp"))
-    assert plans._forced is None
+    assert forced.plan_of("lstm") is None
 
 
 # The command

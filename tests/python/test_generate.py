@@ -12,11 +12,6 @@ from scipy import stats
 N = 1_000_000
 
 
-@pytest.fixture
-def backend(sampling_backend):
-    return sampling_backend
-
-
 def weights(I, H, D, L=1, skip=False, peephole=False, dtype=torch.float32, device="cpu"):
     """Random plain weights in the operator's order."""
     out = []

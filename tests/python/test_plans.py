@@ -8,6 +8,7 @@ import fusedmdn.ops as ops
 import pytest
 import torch
 from fusedmdn.ops import cost, launch, plans, reference, triton, tuned
+from fusedmdn.ops.triton import refused
 
 from ..compile_gate.shipped import SIZES
 from ..conftest import Idle, launching
@@ -52,7 +53,7 @@ def test_what_is_chosen():
         assert choose().name == "stepwise"
     with ops.plan("persistent"), pytest.raises(RuntimeError, match="the persistent plan does not fit: forward, H=5000"):
         choose(H=5000)
-    with pytest.raises(ValueError, match="plan must be 'persistent' or 'stepwise', got 'eager'"), ops.plan("eager"):
+    with pytest.raises(ValueError, match="plan must be one of 'persistent', .*, got 'eager'"), ops.plan("eager"):
         pass
 
 
@@ -89,7 +90,7 @@ def test_a_refused_launch_steps_instead_and_says_so_once():
             return super().__call__(kernel, grid, arguments)
 
     forward = lstm_arguments(2, 3, 8, torch.float32, False, False, None)
-    with ops.backend("triton"), launching(Refusing()), mock.patch.object(triton, "_refused", set()):
+    with ops.backend("triton"), launching(Refusing()), mock.patch.object(refused, "_refused", set()):
         with pytest.warns(ops.FallbackWarning, match="lstm forward runs step by step: too many blocks"):
             got = triton.lstm(*forward)
         with warnings.catch_warnings():

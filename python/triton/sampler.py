@@ -1,0 +1,163 @@
+"""Sampling on kernels/triton/generate_resident.py and generate_rows.py: one operator, three plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import sampling_plans
+from ..checks import PEN_LOGITS, ROW, check_options, check_weights
+from ..launch import Options, device_of, kernel, launch
+from ..plans import ALL, WARPS, chunks
+from ..reference import END
+from ..sampling_plans import Graph, Resident, Rows
+from .arguments import COUNTER, INDEPENDENT, given, kernel_dtype, lengths_of, tf32_allowed
+from .network import Network, laid_out
+from .refused import or_else
+from .replay import replay
+
+LIMIT = 1 << 31  # of the kernels' 32-bit counters
+DRAWN = 512  # elements of what is drawn at a time, sequences x components
+
+
+def generate(
+    weights: list[Tensor],
+    h: Tensor,
+    c: Tensor,
+    row: Tensor,
+    drawn: Tensor,
+    done: Tensor,
+    seed: Tensor,
+    steps: int,
+    bias: Tensor,
+    temperature: Tensor,
+    prime: Tensor | None,
+    prime_lengths: Tensor | None,
+    num_mixtures: int,
+    pen: str,
+    means: str,
+    skip: bool,
+    peephole: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Arguments and results as `reference.generate`."""
+    like, f32, i64 = weights[0], torch.float32, torch.int64
+    kernel_dtype("weights[0]", like)
+    check_options(pen, means, num_mixtures)
+    check_weights(weights, h, num_mixtures, pen, skip, peephole)
+    (L, B, H), I, P = h.shape, ROW[pen], PEN_LOGITS[pen]
+    TP = 0 if prime is None else prime.shape[1]
+    start, done = given("h", h, like, like.dtype, L, B, H), given("done", done, like, torch.bool, B)
+    drawn = given("drawn", drawn, like, i64, B)
+    read = lengths_of(prime_lengths, like, B) if TP else None
+    primed = torch.full_like(drawn, TP) if read is None else read
+    state = {
+        "h": like.new_empty(2, L, B, H),
+        "c": given("c", c, like, f32, L, B, H).clone(),
+        "row": given("row", row, like, f32, B, I).clone(),
+        "stops": torch.where(done, 0, primed + steps).to(torch.int32),
+        "points": like.new_zeros(steps, B, I, dtype=f32),
+    }
+    state["h"][0] = start
+    told = {
+        "prime": given("prime", prime, like, f32, B, TP, I) if TP and prime is not None else None,
+        "prime_lengths": read,
+        "seed": given("seed", seed.to(like.device), like, i64, 2),
+        "drawn": drawn,
+        "bias": given("bias", bias, like, f32, B),
+        "temperature": given("temperature", temperature, like, f32, B),
+        "raw": like.new_empty(B, P + 6 * num_mixtures, dtype=f32),
+        "B": B,
+        "TP": TP,
+    }
+    constants = {"I": I, "M": num_mixtures, "MP": 1 << (num_mixtures - 1).bit_length(), "P": P}
+    constants |= {"SIGMOID": means == "sigmoid", "SKIP": skip}
+
+    if B and TP + steps:
+
+        def run(resident: bool) -> Tensor:
+            sizes = L, H, P + 6 * num_mixtures, B, like.dtype, device_of(like)
+            plan = sampling_plans.choose(*sizes, tf32=tf32_allowed(), resident=resident)
+            network = laid_out(weights, L, H, I, skip, peephole, plan)
+            return RUN[type(plan)](plan, network, state | told | constants, TP + steps)
+
+        key = "generate", L, H, num_mixtures, like.dtype, like.device
+        what = "generate runs without the weights on chip"
+        state["stops"] = or_else("generate", key, lambda: run(True), lambda: run(False), what)
+    count = torch.where(done, 0, state["stops"] - primed)
+    ends = torch.zeros_like(done)
+    if pen == "categorical":
+        ends = (count > 0) & (state["row"][:, END] > 0.5)
+    odd = (state["stops"] % 2 == 1)[:, None]
+    last = torch.where(odd, state["h"][1], state["h"][0])
+    return state["points"], count - ends.to(i64), last, state["c"], state["row"], drawn + count, done | ends
+
+
+def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
+    """One cooperative launch; its options as the recurrence's."""
+    B, like, pieces = arguments["B"], network.inputs, chunks(network.H, plan.width)
+    if (steps + 1) * (network.L + 1) * plan.programs >= LIMIT:
+        raise ValueError(f"steps: {steps} are too many for one call by the resident plan; lower max_steps")
+    stops = arguments["stops"].repeat(plan.programs, 1)
+    scratch = {
+        "stops": stops,
+        "z": like.new_empty(network.L, B, 4 * network.H),
+        "counters": torch.zeros(-(-B // plan.rows), COUNTER, dtype=torch.int32, device=like.device),
+    }
+    constants = {"CHUNKS": pieces, "AHEAD": min(plan.ahead, len(pieces)), "ROWS": plan.rows, "UNITS": plan.units}
+    constants |= {"COLUMNS": plan.columns, "PRECISION": plan.precision}
+    taken = _taken_by("generate_resident.generate", network._asdict() | arguments | scratch | constants)
+    options = Options(WARPS, cooperative=True, registers=255 if plan.ahead == ALL else None)
+    launch("generate_resident.generate", (plan.programs, plan.groups), taken, options)
+    return stops[-1]
+
+
+def _rows(plan: Rows, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
+    """One launch of programs that wait for no other."""
+    clock = torch.zeros(1, dtype=torch.int32, device=network.inputs.device)
+    known = network._asdict() | arguments | {"clock": clock} | _tiles(plan, arguments)
+    taken = _taken_by("generate_rows.generate", known)
+    launch("generate_rows.generate", (plan.programs,), taken, Options(WARPS))
+    return arguments["stops"]
+
+
+def _graph(plan: Graph, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
+    """L + 2 launches a step: captured and replayed, or as they are in a caller's own capture and in the simulator.
+
+    The first step is launched as it is, which compiles and loads the kernels. A step too many does nothing.
+    """
+    like, tiles = network.inputs, _tiles(plan, arguments)
+    blocks, parts = (-(-arguments["B"] // size) for size in (plan.rows, tiles["DRAWS"]))
+    clock = torch.zeros(parts, dtype=torch.int32, device=like.device)
+    known = network._asdict() | arguments | {"clock": clock, "D": arguments["P"] + 6 * arguments["M"]} | tiles
+    layer, outputs, rows = (_taken_by(f"generate_rows.{name}", known) for name in ("layer", "outputs", "rows"))
+
+    def step() -> None:
+        for n in range(network.L):
+            grid = -(-network.H // plan.units), blocks
+            launch("generate_rows.layer", grid, layer | {"n": n}, Options(WARPS))
+        launch("generate_rows.outputs", (network.DP // plan.columns, blocks), outputs, Options(WARPS))
+        launch("generate_rows.rows", (parts,), rows, INDEPENDENT)
+
+    step()
+    if like.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+        replay(step, steps - 1, plan.captured)
+    else:
+        for _ in range(steps - 1):
+            step()
+    return arguments["stops"]
+
+
+def _tiles(plan: Rows | Graph, arguments: dict[str, Any]) -> dict[str, Any]:
+    draws = min(plan.rows, max(1, DRAWN // arguments["MP"]))
+    names = "ROWS", "UNITS", "COLUMNS", "DEPTH", "STAGES", "PRECISION"
+    return dict(zip(names, plan[: len(names)], strict=True)) | {"DRAWS": draws}
+
+
+def _taken_by(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Of what is known, the arguments of a kernel."""
+    return {k: known[k] for k in kernel(name).arg_names if k in known}
+
+
+RUN = {Resident: _resident, Rows: _rows, Graph: _graph}
