@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from . import cost, forced
-from .plans import ALL, SHARED, Device, chunks, precision_of
+from .plans import ALL, SHARED, Device, chunks
 
 ROWS = 16  # sequences of a resident tile: what a matrix instruction takes at the least
 CAPTURED = 32  # steps in a graph
@@ -108,9 +108,9 @@ STAGING: dict[str, tuple[Staging, ...]] = {
 }
 OUTPUTS = 387  # of the head, at most, of a resident plan: 64 components; more spill in the draw
 TILING: dict[str, tuple[Tiling, ...]] = {
-    "ieee": (Tiling(64, 32, 3, but=("sm_100",)), Tiling(32, 32, 3)),
-    "tf32": (Tiling(32, 32, 3),),
-    "tf32x3": (Tiling(16, 16, 3),),
+    "ieee": (Tiling(64, 32, 3, but=("sm_100",)), Tiling(64, 16, 3)),
+    "tf32": (Tiling(64, 32, 3, but=("sm_90", "sm_100")), Tiling(32, 32, 3)),
+    "tf32x3": (Tiling(32, 32, 3, but=("sm_80",)), Tiling(16, 32, 2)),
 }
 
 
@@ -152,22 +152,26 @@ def depth(H: int) -> int:
     return next((d for d in (64, 32) if -(-H // d) * d <= 1.05 * H), 16)
 
 
-def tiling(precision: str, target: str) -> Tiling:
-    """The tiles of the plans without residence."""
-    return next(t for t in TILING[precision] if target not in t.but)
+def streaming_plans(H: int, B: int, precision: str, device: Device) -> list[Rows | Graph]:
+    """The plans that stream the weights; the graph fits everywhere.
+
+    On AMD's GPUs the rows plan has more addresses than there are scalar registers, and spills.
+    """
+    rows, units, stages, _ = next(t for t in TILING[precision] if device.target not in t.but)
+    amd = is_amd(device)
+    tile = rows, units, 2 * units, depth(H), 2 if amd else stages, precision
+    graph, blocks = Graph(*tile), -(-B // rows)
+    return [graph] if amd else [Rows(*tile, min(blocks, device.processors)), graph]
 
 
-def rows_plan(H: int, D: int, B: int, precision: str, device: Device) -> Rows:
-    """The rows plan; it fits everywhere."""
-    rows, units, stages, _ = tiling(precision, device.target)
-    programs = min(-(-B // rows), device.processors)
-    return Rows(rows, units, 2 * units, depth(H), stages, precision, programs)
+def is_amd(device: Device) -> bool:
+    """Whether it is one of AMD's GPUs."""
+    return device.target.startswith("gfx")
 
 
-def graph_plan(H: int, D: int, precision: str, device: Device) -> Graph:
-    """The graph plan; it fits everywhere."""
-    rows, units, stages, _ = tiling(precision, device.target)
-    return Graph(rows, units, 2 * units, depth(H), stages, precision)
+def precisions(dtype: torch.dtype, device: Device) -> tuple[str, ...]:
+    """How products of this dtype may be computed: as they are, or float32 by three TF32 products, or by one."""
+    return ("ieee",) if dtype != torch.float32 or is_amd(device) else ("tf32x3", "tf32")
 
 
 def cycles(plan: Plan, L: int, H: int, D: int, B: int, size: int, device: Device) -> float:
@@ -201,8 +205,7 @@ def cycles(plan: Plan, L: int, H: int, D: int, B: int, size: int, device: Device
 def ranked(L: int, H: int, D: int, B: int, size: int, precision: str, device: Device) -> tuple[Plan, ...]:
     """Every plan that fits, the best first."""
     resident = resident_plan(L, H, D, B, size, precision, device)
-    others = rows_plan(H, D, B, precision, device), graph_plan(H, D, precision, device)
-    plans: list[Plan] = [*([resident] if resident else []), *others]
+    plans: list[Plan] = [*([resident] if resident else []), *streaming_plans(H, B, precision, device)]
     return tuple(sorted(plans, key=lambda plan: cycles(plan, L, H, D, B, size, device)))
 
 
@@ -219,7 +222,8 @@ def choose(
     wanted = forced.plan_of("generate")
     if isinstance(wanted, Plan):
         return wanted
-    precision = precision_of(dtype, tf32)
+    exact, *fast = precisions(dtype, device)
+    precision = fast[0] if fast and tf32 else exact
     plans = ranked(L, H, D, B, dtype.itemsize, precision, device)
     if wanted is not None:
         plans = tuple(plan for plan in plans if plan.name == wanted)

@@ -1,9 +1,11 @@
-"""One row of a stroke drawn from the network's raw output (G 15-22, 61-62), and from one block of the random stream.
+"""One row of a stroke drawn from the network's raw output (G 15-22, 61-62).
 
-s' = clip(s, 12) - b + ln tau    r' = clip(r, 15)    rho = tanh r'    1 / cosh r' = sqrt(1 - rho^2)
-component j: the smallest whose cumulative weight exp((1 + b) a / tau) is >= u_0 of all, else the last of any weight
-pen: u_1 < sigmoid(p), or as the component among softmax(p) = draw, lift, end; without b and tau
-dx = mu_x + e^s'_x n_1    dy = mu_y + e^s'_y (rho n_1 + n_2 / cosh r')    n_1, n_2 of u_2 and u_3; 0 in an end row
+    s' = clip(s, 12) - b + ln tau    r' = clip(r, 15)    rho = tanh r'    1 / cosh r' = sqrt(1 - rho^2)
+    dx = mu_x + e^s'_x n_1    dy = mu_y + e^s'_y (rho n_1 + n_2 / cosh r')    both 0 in an end row
+    component: the smallest j whose cumulative weight exp((1 + b) a / tau) is >= u_0 of all, else the last of any weight
+    pen: u_1 < sigmoid(p); or as the component, of softmax(p) = draw, lift, end, by u_1; both without b and tau
+
+u_0, u_1, n_1, n_2 are the step's noise (random_stream.py), which is computed before the raw output is there.
 """
 
 import triton
@@ -11,17 +13,17 @@ import triton.language as tl
 
 from .activations import clip, exp, sigmoid
 from .mdn_nll import LOG_SIGMA_LIMIT, LOWEST, RHO_LIMIT
-from .random_stream import normals, uniforms
 
 
 @triton.jit
 def draw(
-    raw, live, seed, sequence, step, bias, temperature,
+    raw, live, noise, bias, temperature,
     M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
     """Columns (dx, dy, eos) or (dx, dy, draw, lift, end), (R) each, and which rows end; 0 where not live.
 
-    raw (R) points to float32 rows [pen P | a M | mu_x M | mu_y M | s_x M | s_y M | r M]; MP is M up to a power of two.
+    raw (R) points to float32 rows [pen P | a M | mu_x M | mu_y M | s_x M | s_y M | r M]; noise is of the step; MP is M
+    up to a power of two.
     """
     m = tl.arange(0, MP)[None, :]
     mask = live[:, None] & (m < M)
@@ -31,7 +33,7 @@ def draw(
     s_x, s_y = tl.load(at + 3 * M, mask=mask, other=0.0), tl.load(at + 4 * M, mask=mask, other=0.0)
     r = tl.load(at + 5 * M, mask=mask, other=0.0)
 
-    u_0, u_1, u_2, u_3 = uniforms(seed, sequence, step)
+    u_0, u_1, n_1, n_2 = noise
     a = (a - tl.max(a, 1)[:, None]) * ((1.0 + bias) / temperature)[:, None]
     chosen = m == choose(tl.where(mask, tl.exp(a), 0.0), m, u_0)[:, None]
     mu_x, mu_y, s_x, s_y, r = of(chosen, mu_x), of(chosen, mu_y), of(chosen, s_x), of(chosen, s_y), of(chosen, r)
@@ -41,13 +43,12 @@ def draw(
     sigma_x, sigma_y = exp(clip(s_x, LOG_SIGMA_LIMIT) + shift), exp(clip(s_y, LOG_SIGMA_LIMIT) + shift)
     r = exp(clip(r, RHO_LIMIT))
     inverse = 1.0 / r
-    n_1, n_2 = normals(u_2, u_3)
     dx = mu_x + sigma_x * n_1
     dy = mu_y + sigma_y * (((r - inverse) * n_1 + 2.0 * n_2) / (r + inverse))
 
     if P == 1:
         eos = (u_1 < sigmoid(tl.load(raw, mask=live, other=0.0))).to(tl.float32)
-        row = (dx, dy, tl.where(live, eos, 0.0))
+        row = (tl.where(live, dx, 0.0), tl.where(live, dy, 0.0), tl.where(live, eos, 0.0))
         ends = live & False
     else:
         k = tl.arange(0, 4)[None, :]
@@ -55,8 +56,8 @@ def draw(
         p = tl.load(raw[:, None] + k, mask=pens, other=LOWEST)
         state = choose(tl.where(pens, tl.exp(p - tl.max(p, 1)[:, None]), 0.0), k, u_1)
         ends = live & (state == 2)
-        dx, dy = tl.where(ends, 0.0, dx), tl.where(ends, 0.0, dy)
-        row = (dx, dy) + one_hot(state, live)
+        moves = live & (state < 2)
+        row = (tl.where(moves, dx, 0.0), tl.where(moves, dy, 0.0)) + one_hot(state, live)
     return row, ends
 
 

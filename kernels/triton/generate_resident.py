@@ -22,6 +22,7 @@ import triton.language as tl
 from .barrier import arrive, wait
 from .draw import draw
 from .product import product, stationary
+from .random_stream import noise_of
 from .stack import add_input, chosen_row, finish, of_layer, place, prime_length, store_row
 
 
@@ -57,6 +58,7 @@ def generate(
         for n in tl.static_range(1, L + 1):  # once layer n, counted from 1, has been computed
             for tile in range(tl.program_id(1), tl.cdiv(B, ROWS), tl.num_programs(1)):
                 b = tile * ROWS + tl.arange(0, ROWS).to(tl.int64)
+                # at t = -1 as in the first step: there is no sequence b >= B, whose stop is 0
                 going = tl.load(stops + b, mask=b < B, other=0) > tl.maximum(t, 0)
                 if tl.max(going.to(tl.int32), 0) > 0:
                     counter = counters + tile * 32
@@ -100,12 +102,10 @@ def generate(
                 step = tl.load(drawn + b, mask=drawing, other=0) + (t - primed)
                 bias_b = tl.load(bias + b, mask=drawing, other=0.0)
                 temperature_b = tl.load(temperature + b, mask=drawing, other=1.0)
+                noise = noise_of(tl.load(seed), tl.load(seed + 1) + b, step)
                 if t >= 0:
                     wait(counter, (t + 1) * (L + 1) * NP)
-                sequence = tl.load(seed + 1) + b
-                x, ends = draw(
-                    raw + b * D, drawing, tl.load(seed), sequence, step, bias_b, temperature_b, M, MP, P, SIGMOID
-                )
+                x, ends = draw(raw + b * D, drawing, noise, bias_b, temperature_b, M, MP, P, SIGMOID)
                 x = chosen_row(x, drawing, going & (t < primed), t, row, prime, b, TP, I)
                 stop = tl.where(ends, t + 1, stop)
                 tl.store(stops + b, stop, mask=b < B)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from .draw import draw
+from .random_stream import noise_of
 from .stack import add_input, chosen_row, finish, load_row, of_layer, place, prime_length, store_row
 
 
@@ -89,8 +90,8 @@ def next_rows(
     step = tl.load(drawn + b, mask=drawing, other=0) + (t - primed)
     bias_b = tl.load(bias + b, mask=drawing, other=0.0)
     temperature_b = tl.load(temperature + b, mask=drawing, other=1.0)
-    at, sequence = raw + b * (P + 6 * M), tl.load(seed + 1) + b
-    x, ends = draw(at, drawing, tl.load(seed), sequence, step, bias_b, temperature_b, M, MP, P, SIGMOID)
+    noise = noise_of(tl.load(seed), tl.load(seed + 1) + b, step)
+    x, ends = draw(raw + b * (P + 6 * M), drawing, noise, bias_b, temperature_b, M, MP, P, SIGMOID)
     x = chosen_row(x, drawing, going & (t < primed), t, row, prime, b, TP, I)
     stop = tl.where(ends, t + 1, stop)
     tl.debug_barrier()  # all threads have read what is written here
@@ -109,7 +110,7 @@ def sequences(block, zero, ROWS: tl.constexpr):
     return (block * ROWS + tl.load(zero)) + tl.arange(0, ROWS).to(tl.int64)
 
 
-@triton.jit(do_not_specialize=["B", "TP", "L"])
+@triton.jit(do_not_specialize=["B", "TP", "L", "K"])
 def generate(
     weights, inputs, peephole, head, head_bias, h, c, row, stops, prime, prime_lengths, seed, drawn, bias, temperature,
     points, raw, clock, B, TP, L, K,
@@ -148,7 +149,7 @@ def generate(
             t += 1
 
 
-@triton.jit(do_not_specialize=["n", "B", "L"])
+@triton.jit(do_not_specialize=["n", "B", "L", "K"])
 def layer(
     weights, inputs, peephole, h, c, row, stops, clock, n, B, L, K,
     H: tl.constexpr, N: tl.constexpr, I: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
@@ -164,7 +165,7 @@ def layer(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["B", "L"])
+@triton.jit(do_not_specialize=["B", "L", "K"])
 def outputs(
     head, head_bias, h, raw, stops, clock, B, L, K,
     H: tl.constexpr, DP: tl.constexpr, D: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -11,6 +11,14 @@ TURN = tl.constexpr(6.283185307179586)
 
 
 @triton.jit
+def noise_of(seed, sequence, step):
+    """What a step draws with: the uniforms of the component and of the pen, and two standard normals."""
+    u_0, u_1, u_2, u_3 = uniforms(seed, sequence, step)
+    n_1, n_2 = normals(u_2, u_3)
+    return u_0, u_1, n_1, n_2
+
+
+@triton.jit
 def uniforms(seed, sequence, step):
     """Four uniforms of a block, ((word >> 9) + 1/2) 2^-23; seed (scalar) and sequence are int64, step any integer."""
     low, high = sequence.to(tl.uint32), (sequence >> 32).to(tl.uint32)

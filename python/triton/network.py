@@ -31,10 +31,9 @@ class Network(NamedTuple):
 
 def laid_out(weights: list[Tensor], L: int, H: int, I: int, skip: bool, peephole: bool, plan: Plan) -> Network:
     """Of plain weights as in `reference.generate`; K, N and DP are padded to whole tiles of the plan."""
-    depth = 1 if isinstance(plan, Resident) else plan.depth
     *layers, head_weight, head_bias = (w.detach() for w in weights)
     each, S, D = len(layers) // L, (L if skip else 1), len(head_bias)
-    K, N, DP = (-(-size // step) * step for size, step in ((H, depth), (4 * H, 4 * plan.units), (D, plan.columns)))
+    K, N, DP = padded(H, D, plan)
     w = head_weight.new_zeros(2 * L - 1, K, N)
     x = head_weight.new_zeros(L, I + 1, N, dtype=torch.float32)
     for n in range(L):
@@ -49,6 +48,13 @@ def laid_out(weights: list[Tensor], L: int, H: int, I: int, skip: bool, peephole
     head[:, :H, :D] = head_weight.view(D, S, H).permute(1, 2, 0)
     p = torch.stack(layers[4::each]).to(torch.float32) if peephole else None
     return Network(w, x, p, head, torch.nn.functional.pad(head_bias.float(), (0, DP - D)), L, H, K, N, DP)
+
+
+def padded(H: int, D: int, plan: Plan) -> tuple[int, int, int]:
+    """K, N and DP: H, 4H and D up to whole tiles."""
+    depth = 1 if isinstance(plan, Resident) else plan.depth
+    K, N, DP = (-(-size // step) * step for size, step in ((H, depth), (4 * H, 4 * plan.units), (D, plan.columns)))
+    return K, N, DP
 
 
 def _unit_by_unit(weight: Tensor) -> Tensor:

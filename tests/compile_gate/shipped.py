@@ -1,7 +1,7 @@
 """Every kernel as the package launches it: the launches are recorded, not written down a second time.
 
 For each target, size and dtype the operators run on CPU tensors with a recorder in the simulator's place, once for each
-plan that the target is offered. What they hand to the launcher is what is compiled.
+plan that the target is offered. What they hand to the launcher is what is compiled. Only weights are not laid out.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,8 @@ from unittest import mock
 
 import fusedmdn.ops as ops
 import torch
-from fusedmdn.ops import launch, plans, triton
+from fusedmdn.ops import launch, plans, sampling_plans, triton
+from fusedmdn.ops.triton import network, sampler
 
 from .targets import TARGETS
 from .variants import Variant
@@ -44,7 +45,7 @@ class Recorder:
         constants = {p.name for p in kernel.params if p.is_constexpr}
         constants |= {name for name, value in arguments.items() if value is None}
         name = f"{module.rpartition('.')[2]}.{kernel.fn.__name__} {self.name}"
-        self.variants[name] = Variant(
+        variant = Variant(
             name=name,
             kernel=f"{module}:{kernel.fn.__name__}",
             signature={k: _type(v) for k, v in arguments.items() if k not in constants},
@@ -53,6 +54,8 @@ class Recorder:
             wants_mma=options.cooperative,
             unaligned=tuple(p.name for p in kernel.params if p.do_not_specialize_on_alignment),
         )
+        if all(replace(known, name=name) != variant for known in self.variants.values()):
+            self.variants[name] = variant
 
 
 def _type(value: Any) -> str:
@@ -74,10 +77,11 @@ def shipped() -> list[Variant]:
 
 def _of_target(target: str) -> dict[str, Variant]:
     recorder = Recorder(plans.Device(target, PROCESSORS[target], plans.SHARED.get(target, 0) * 1024))
-    with mock.patch.object(launch, "simulator", recorder):
+    with mock.patch.object(launch, "simulator", recorder), mock.patch.object(sampler, "laid_out", _hollow):
         for label, dtype in DTYPES.items():
             for H in SIZES:
                 _record_recurrence(recorder, label, dtype, H)
+                _record_sampling(recorder, label, dtype, H)
             for M in MIXTURES:
                 _record_loss(recorder, label, dtype, M)
     return recorder.variants
@@ -126,3 +130,57 @@ def _record_loss(recorder: Recorder, label: str, dtype: torch.dtype, M: int) -> 
             options = None if bare else lengths, pen, M, "sigmoid" if bare else "linear", None
             triton.mdn_nll(raw, target, *options)
             triton.mdn_nll_backward(torch.zeros(1, 1), raw, target, *options, not bare)
+
+
+def _record_sampling(recorder: Recorder, label: str, dtype: torch.dtype, H: int) -> None:
+    """All sizes with 20 components, a Bernoulli pen, and everything there can be; one size in other ways too."""
+    if label == "fp16" and H != BARE:  # it compiles as bf16 does
+        return
+    ways = [(20, "bernoulli", False, (1, 2, 3) if H == BARE else (1, 3))]
+    if H == BARE and label != "fp16":
+        ways += [(20, "bernoulli", True, (3,)), *((M, "categorical", False, (3,)) for M in (2, 20, 64, 128))]
+    for M, pen, bare, layers in ways:
+        for plan, L, name in _sampling_plans(recorder.device, dtype, H, M, pen, layers):
+            recorder.name = f"{label} H{H} M{M} {pen} {name}" + " bare" * bare
+            with ops.plan(plan):
+                triton.generate(*_sampling_arguments(dtype, L, H, M, pen, bare))
+
+
+def _sampling_plans(
+    device: plans.Device, dtype: torch.dtype, H: int, M: int, pen: str, layers: tuple[int, ...]
+) -> Iterator[tuple[sampling_plans.Plan, int, str]]:
+    """Each plan with a number of layers, which only matters to the resident one."""
+    D, size = (3 if pen == "categorical" else 1) + 6 * M, dtype.itemsize
+    for precision in sampling_plans.precisions(dtype, device):
+        for L in layers:
+            plan = sampling_plans.resident_plan(L, H, D, 1, size, precision, device)
+            if plan:
+                ahead = "all" if plan.ahead == plans.ALL else plan.ahead
+                yield plan, L, f"L{L} {precision} {plan.rows}x{plan.units} width {plan.width} ahead {ahead}"
+        for plan in sampling_plans.streaming_plans(H, 1, precision, device):
+            yield plan, 2, f"{precision} {plan.rows}x{plan.units} stages {plan.stages}"
+
+
+def _sampling_arguments(dtype: torch.dtype, L: int, H: int, M: int, pen: str, bare: bool) -> tuple[Any, ...]:
+    I, P = (5, 3) if pen == "categorical" else (3, 1)
+    skip = peephole = not bare
+    weights: list[torch.Tensor] = []
+    for n in range(L):
+        below = I if n == 0 else H + I * skip
+        shapes = [(4 * H, below), (4 * H, H), (4 * H,), (4 * H,), (3, H)]
+        weights += [torch.empty(shape, dtype=dtype) for shape in shapes[: 5 if peephole else 4]]
+    weights += [torch.empty(P + 6 * M, H * (L if skip else 1), dtype=dtype), torch.empty(P + 6 * M, dtype=dtype)]
+    one, long = torch.ones(1), torch.ones(1, dtype=torch.int64)
+    state = torch.zeros(L, 1, H), torch.zeros(L, 1, H), torch.zeros(1, I), long, torch.zeros(1, dtype=torch.bool)
+    prime = (None, None) if bare else (torch.zeros(1, 1, I), long)
+    means = "sigmoid" if bare else "linear"
+    return weights, *state, torch.zeros(2, dtype=torch.int64), 1, one, one, *prime, M, pen, means, skip, peephole
+
+
+def _hollow(
+    weights: list[torch.Tensor], L: int, H: int, I: int, skip: bool, peephole: bool, plan: sampling_plans.Plan
+) -> network.Network:
+    """Takes the place of `network.laid_out`: the sizes and types, and no weights."""
+    w, x = torch.empty(1, dtype=weights[0].dtype), torch.empty(1)
+    sizes = network.padded(H, len(weights[-1]), plan)
+    return network.Network(w, x, x if peephole else None, w, x, L, H, *sizes)

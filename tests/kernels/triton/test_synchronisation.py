@@ -4,26 +4,16 @@ A mutant is a copy of kernels/triton with one line of the synchronisation change
 cannot see, disorder between the threads of one program, the PTX lint of the compiled mutant must find.
 """
 
-import importlib
 import math
-import os
-import shutil
-import sys
-from pathlib import Path
-from typing import NamedTuple
-from unittest import mock
 
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import launch, plans, reference, triton
+from fusedmdn.ops import reference, triton
 
-from ...compile_gate.shipped import Recorder
-from ...compile_gate.workers import compile_all
-from ...conftest import ROOT, launching, simulated
-from ...simulator import Deadlock, Race
+from ...conftest import simulated
+from .mutants import NONE, OF_THE_BARRIER, UNGATHERED, Mutant, catch, findings, kernels_of, names
 
-KERNELS = ROOT / "kernels" / "triton"
 T, B, H = 4, 37, 40  # three tiles of 16 sequences, three programs of 16 units, two groups on a GPU of 8
 
 
@@ -41,9 +31,9 @@ def arguments(ragged=True, dtype=torch.float32):
     return forward, (*grads, weight, state, forward[4], lengths, gates, cells, 0.5)
 
 
-def run(ragged=True):
+def run(ragged=True, dtype=torch.float32):
     """Both directions of the persistent plan."""
-    forward, backward = arguments(ragged)
+    forward, backward = arguments(ragged, dtype)
     with ops.plan("persistent"):
         return *triton.lstm(*forward), *triton.lstm_backward(*backward)
 
@@ -60,22 +50,11 @@ def test_any_schedule_gives_the_same_bits(policy, ragged):
                 assert torch.equal(got, want)
 
 
-class Mutant(NamedTuple):
-    name: str
-    file: str
-    old: str
-    new: str
-    nth: int = 0  # of the places where `old` stands
-    by_lint: bool = False
-
-
-PERSISTENT, BARRIER = "lstm_persistent.py", "barrier.py"
+PERSISTENT = "lstm_persistent.py"
 COUNTER = "counters + tile * 32"
 FORWARD_WAIT, BACKWARD_WAIT = f"wait({COUNTER}, t * NP)", f"wait({COUNTER}, (longest - 1 - t) * NP)"
 FORWARD_CELL, BACKWARD_CELL = "                c = tl.load(c_T", "                dc_t = tl.load(dc"  # after the wait
 ARRIVE = f"                arrive({COUNTER})\n"
-ADD = 'tl.atomic_add(counter, 1, sem="release", scope="gpu")'
-POLL = 'tl.atomic_add(counter, 0, sem="acquire", scope="gpu")'
 MUTANTS = [
     Mutant("forward never waits", PERSISTENT, FORWARD_WAIT, "pass"),
     Mutant("forward waits for one too few", PERSISTENT, FORWARD_WAIT, f"wait({COUNTER}, t * NP - 1)"),
@@ -95,90 +74,30 @@ MUTANTS = [
     Mutant("backward never arrives", PERSISTENT, ARRIVE, "", nth=1),
     Mutant("backward arrives before it has written", PERSISTENT, BACKWARD_CELL, ARRIVE + BACKWARD_CELL),
     Mutant("backward reads the step that is written", PERSISTENT, "(step + B + b) * (4 * H)", "(step + b) * (4 * H)"),
-    Mutant("the arrival is relaxed", BARRIER, ADD, ADD.replace("release", "relaxed")),
-    Mutant("the arrival is of block scope", BARRIER, ADD, ADD.replace("gpu", "cta")),
-    Mutant("the poll is relaxed", BARRIER, POLL, POLL.replace("acquire", "relaxed")),
-    Mutant("the poll is of block scope", BARRIER, POLL, POLL.replace("gpu", "cta")),
-    Mutant("the poll is a plain load", BARRIER, POLL, "tl.load(counter, volatile=True)"),
-    Mutant(
-        "threads are not gathered before they arrive",
-        BARRIER,
-        f"    tl.debug_barrier()\n    {ADD}",
-        f"    {ADD}",
-        by_lint=True,
-    ),
+    *OF_THE_BARRIER,
 ]
 
 
-@pytest.fixture
-def mutated(request, tmp_path, monkeypatch):
-    """The package of a mutant's kernels."""
-    mutant: Mutant = request.param
-    package = f"mutant_{abs(hash(mutant))}"
-    shutil.copytree(KERNELS, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    path: Path = tmp_path / package / mutant.file
-    pieces = path.read_text().split(mutant.old)
-    assert len(pieces) > mutant.nth + 1, f"{mutant.old!r} does not stand in {mutant.file}"
-    cut = mutant.nth + 1
-    path.write_text(mutant.old.join(pieces[:cut]) + mutant.new + mutant.old.join(pieces[cut:]))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    yield mutant, package
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
-        del sys.modules[name]
-
-
-def kernels_of(package):
-    def kernel(name):
-        module, function = name.split(".")
-        return getattr(importlib.import_module(f"{package}.{module}"), function)
-
-    return mock.patch.object(launch, "kernel", kernel)
-
-
-def names(mutants):
-    return pytest.mark.parametrize("mutated", mutants, indirect=True, ids=[m.name.replace(" ", "-") for m in mutants])
-
-
-@names([Mutant("none", BARRIER, "pass", "pass")])
+@names([NONE])
 def test_the_copy_without_a_change_passes(mutated):
-    _, package = mutated
-    with kernels_of(package), simulated():
+    with kernels_of(mutated), simulated():
         run()
 
 
-@names([m for m in MUTANTS if not m.by_lint])
+@names(MUTANTS)
 def test_the_detector_catches(mutated):
-    """In one of a few schedules: where programs happen to run in step, an early poll still finds what it should."""
-    _, package = mutated
-    with kernels_of(package), pytest.raises((Race, Deadlock)):
-        for seed, policy in enumerate(("random", "priority", "serial") * 2):
-            with simulated(seed=seed, policy=policy, limit=20_000):
-                run()
+    catch(mutated, run)
 
 
-@names([m for m in MUTANTS if m.by_lint])
+@names([UNGATHERED])
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_the_lint_catches(mutated, target):
-    _, package = mutated
-    assert findings(package, target)
+    assert findings(mutated, target, lambda: run(dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"])
 def test_the_lint_has_nothing_to_say_of_the_kernels(target):
-    assert not findings("fusedmdn.kernels", target)
-
-
-def findings(package, target):
-    recorder = Recorder(plans.Device(target, 8, plans.SHARED[target] * 1024))
-    forward, backward = arguments(dtype=torch.bfloat16)
-    with kernels_of(package), launching(recorder), ops.plan("persistent"):
-        recorder.name = "mutant"
-        triton.lstm(*forward)
-        triton.lstm_backward(*backward)
-    figures = compile_all([(variant, target) for variant in recorder.variants.values()])
-    assert all("lint" in row for row in figures.values()), figures
-    return [finding for row in figures.values() for finding in row["lint"]]
+    assert not findings("fusedmdn.kernels", target, lambda: run(dtype=torch.bfloat16))
 
 
 def test_there_are_enough_mutants():
