@@ -258,10 +258,18 @@ class FusedLSTMMDN(nn.Module):
     ) -> StrokeBatch:
         """Sample n sequences of at most max_steps rows; sequence i depends on the seed and first_index + i alone.
 
+        Bit for bit, whatever n, its place among them, `chunk`, and where calls stop and go on: on one backend,
+        processor (instruction set or GPU) and version of this package, PyTorch and Triton, and on a GPU by one plan.
+        Which plan is chosen depends on n, so force one (`with ops.plan("rows"):`) where bits must not. Anything else
+        has the same random numbers, hence the same components and pens but for ties, and coordinates to rounding.
+
+        Works under `torch.inference_mode`, and inside a CUDA graph's capture, where a seed and a first_index that are
+        int64 tensors on the GPU are read anew by every replay.
+
         Args:
             n: sequences.
             max_steps: rows of each, the end row of a categorical pen included.
-            seed: 64 bits; drawn from torch's CPU generator by default.
+            seed: 64 bits, a number or a tensor; drawn from torch's CPU generator by default.
             first_index: index of the first sequence, so that a job can be cut anywhere.
             bias: b >= 0, a number or (n): neater samples (Graves, equations 61-62).
             temperature: tau > 0, a number or (n).
@@ -276,7 +284,8 @@ class FusedLSTMMDN(nn.Module):
 
         Raises:
             ValueError: a shape or option that does not fit.
-            RuntimeError: `to` or `chunk` makes the host wait for a GPU inside a CUDA graph's capture.
+            RuntimeError: inside a CUDA graph's capture, `to` or `chunk` makes the host wait, or there is no seed.
+            torch.OutOfMemoryError: the points or the states do not fit; the message says which number to lower.
         """
         self._check_row_size("generate")
         if n < 0 or max_steps < 0:
@@ -464,6 +473,10 @@ class FusedLSTMMDN(nn.Module):
         h, c = (like.new_zeros(L, n, H), like.new_zeros(L, n, H, dtype=acc)) if state is None else state[:2]
         row = like.new_zeros(n, self.input_size, dtype=acc) if state is None or len(state) == 2 else state[2]
         if seed is None:
+            if ops.launch.capturing():
+                raise RuntimeError(
+                    "seed: none can be drawn inside a CUDA graph's capture; give an int64 tensor on the GPU"
+                )
             seed = torch.randint(-(1 << 63), (1 << 63) - 1, (), device="cpu")
         return ops.GenerateState(
             h.to(like.dtype),
@@ -471,8 +484,8 @@ class FusedLSTMMDN(nn.Module):
             row,
             drawn=torch.zeros(n, dtype=torch.int64, device=like.device),
             done=torch.zeros(n, dtype=torch.bool, device=like.device),
-            seed=_int64("seed", seed),
-            first_index=_int64("first_index", first_index),
+            seed=_int64("seed", seed, like.device),
+            first_index=_int64("first_index", first_index, like.device),
         )
 
 
@@ -481,10 +494,10 @@ def _batched(state: State | None) -> State | None:
     return None if state is None else tuple(v.unsqueeze(-2) for v in state)
 
 
-def _int64(name: str, value: int | Tensor) -> Tensor:
-    """A 0-d int64 tensor with the 64 bits of an integer, signed or not."""
+def _int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:
+    """A 0-d int64 tensor with the 64 bits of an integer, signed or not; a number is written by the device itself."""
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_floating_point():
             raise ValueError(f"{name} must be one integer, got {tuple(value.shape)} of {value.dtype}")
         return value.reshape(()).to(torch.int64)
-    return torch.tensor(ops.stream.as_64_bits(name, value), device="cpu")
+    return torch.full((), ops.stream.as_64_bits(name, value), dtype=torch.int64, device=device)

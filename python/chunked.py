@@ -59,6 +59,7 @@ def generate_chunked(
     # Once, not with every chunk: a copy from pageable memory to a GPU waits until all chunks before it are drawn.
     options["bias"] = _per_sequence("bias", options.get("bias", 0.0), B, own, 0.0, inclusive=True)
     options["temperature"] = _per_sequence("temperature", options.get("temperature", 1.0), B, own, 0.0, inclusive=False)
+    state = state._replace(seed=state.seed.to(own), first_index=state.first_index.to(own))
     starts = range(0, max(steps, 1), chunk)  # no steps are a chunk too: there may be a prime to read
     with _SideStream(own) if own.type == "cuda" else _AtOnce() as copies:
         ended = copies.empty(torch.bool, torch.device("cpu"), len(starts))

@@ -37,6 +37,11 @@ class Datasheet(NamedTuple):
     multiply_adds: dict[str, float]  # by "bf16", "tf32", "float32"
     bandwidth: float
 
+    @property
+    def clock(self) -> float:
+        """Cycles per second that its rate in bfloat16 implies."""
+        return self.multiply_adds["bf16"] / (self.processors * MULTIPLY_ADDS[self.target][16])
+
 
 H100 = Datasheet(
     "H100 SXM5 80 GB", "sm_90", 132, {"bf16": 989.4e12 / 2, "tf32": 494.7e12 / 2, "float32": 66.9e12 / 2}, 3.35e12
@@ -64,6 +69,77 @@ class Step(NamedTuple):
         The larger of memory / bandwidth, and multiply_adds / (rate of the multiprocessors that take part).
         """
         return max(self.memory / gpu.bandwidth, self.multiply_adds / (gpu.multiply_adds[precision] * self.share))
+
+
+class Network(NamedTuple):
+    """What samples: L layers of H units, `inputs` of which read the row's I columns, and a head of D outputs.
+
+    The head reads `heads` layers: with skips all, else the last.
+    """
+
+    L: int
+    H: int
+    D: int
+    I: int
+    inputs: int
+    heads: int
+
+
+class Tiles(NamedTuple):
+    """How a step of sampling is cut: `rows` sequences, K elements of a row (H, padded).
+
+    `layer` tiles of `units` hidden units, `head` tiles of `columns` outputs; what is padded is multiplied too.
+    """
+
+    rows: int
+    K: int
+    units: int
+    layer: int
+    columns: int
+    head: int
+
+
+class Sampling(NamedTuple):
+    """One step of sampling for the whole batch, as the kernels load and multiply, state of their own left out.
+
+    weights: bytes of weights that are not on chip; exchange: bytes of h and of the head's outputs, by whomever they
+    were written. multiply_adds: of the matrix products, padding included; needed: without. The rest as in `Step`.
+    """
+
+    weights: int
+    exchange: int
+    multiply_adds: int
+    needed: int
+    barriers: int
+    launches: int
+    share: float
+
+    def loads(self, gpu: Datasheet) -> float:
+        """Seconds that the multiprocessors' ports need at the least, were no load answered by an L1."""
+        return (self.weights + self.exchange) / (PORT * gpu.clock * gpu.processors * self.share)
+
+    def products(self, gpu: Datasheet, precision: str) -> float:
+        """Seconds that the matrix units need at the least."""
+        return self.multiply_adds / (gpu.multiply_adds[precision] * self.share)
+
+
+def sampling(name: str, network: Network, B: int, size: int, tiles: Tiles, share: float) -> Sampling:
+    """A step of the plan of that name, elements of `size` bytes; biases of the layers are with the row's weights."""
+    L, H, D, I, inputs, heads = network
+    matrices, blocks, resident = 2 * L - 1, -(-B // tiles.rows), name == "resident"
+    N, DP = tiles.layer * 4 * tiles.units, tiles.head * tiles.columns
+    padded = tiles.K * (matrices * N + heads * DP)
+    streamed = heads * H * D if resident else padded
+    h, raw = H * size * (matrices * tiles.layer + heads * tiles.head), 4 * D * (tiles.head if resident else 1)
+    return Sampling(
+        weights=blocks * (streamed * size + (inputs * I + L) * N * 4),
+        exchange=B * (h + raw),
+        multiply_adds=blocks * tiles.rows * padded,
+        needed=B * H * (matrices * 4 * H + heads * D),
+        barriers=L + 1 if resident else 0,
+        launches=L + 2 if name == "graph" else 0,
+        share=share,
+    )
 
 
 def memory(direction: str, H: int, B: int, size: int, save: bool = True) -> int:

@@ -17,6 +17,7 @@ from .checks import (
     expect_shape,
     packed_steps,
 )
+from .launch import capturing
 
 
 class GenerateState(NamedTuple):
@@ -228,6 +229,8 @@ def generate(
 
     Raises:
         ValueError: a shape or option that does not fit.
+        RuntimeError: inside a CUDA graph's capture, seed or first_index lies elsewhere than on the GPU.
+        torch.OutOfMemoryError: the points or the states do not fit; the message says which number to lower.
     """
     check_options(pen, means, num_mixtures)
     B = state.row.shape[0]
@@ -252,7 +255,7 @@ def generate(
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
-    seed = torch.stack([state.seed, state.first_index])
+    seed = torch.stack([_on_device(name, getattr(state, name), device) for name in ("seed", "first_index")])
     with torch.no_grad():
         points, lengths, h, c, row, drawn, done = _library.generate(
             [w if dtype is None else w.to(dtype) for w in weights],
@@ -279,6 +282,16 @@ def runs_on_cpu_kernels(like: Tensor) -> bool:
     return _backend.in_use("lstm", "cpu", like.dtype) == "cpu"
 
 
+def _on_device(name: str, value: Tensor, device: torch.device) -> Tensor:
+    """The value there; inside a CUDA graph's capture it must be there, so that a replay can be given another."""
+    if value.device != device and capturing():
+        raise RuntimeError(
+            f"{name}: inside a CUDA graph's capture it must be an int64 tensor on {device}, whose value every replay "
+            f"reads anew; got one on {value.device}"
+        )
+    return value.to(device)
+
+
 def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
     """Autocast is on and will give both its dtype."""
     device = b.device.type
@@ -290,7 +303,10 @@ def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
 def _per_sequence(
     name: str, value: float | Tensor | Sequence[float], B: int, device: torch.device, low: float, *, inclusive: bool
 ) -> Tensor:
-    """A number or (B) numbers as a float32 tensor; a GPU's values are not looked at, as in `check_lengths`."""
+    """A number or (B) numbers as a float32 tensor; a GPU's values are not looked at, as in `check_lengths`.
+
+    A number is written by the device itself, which a CUDA graph can capture.
+    """
     tensor = torch.as_tensor(value, dtype=torch.float32, device=value.device if isinstance(value, Tensor) else "cpu")
     if tensor.dim():
         expect_shape(name, tensor, B)
@@ -298,4 +314,6 @@ def _per_sequence(
         good = (tensor >= low) if inclusive else (tensor > low)
         if not bool((good & tensor.isfinite()).all()):
             raise ValueError(f"{name} must be finite and {'>=' if inclusive else '>'} {low:g}, got {value}")
+    if isinstance(value, (int, float)):
+        return torch.full((B,), value, dtype=torch.float32, device=device)
     return tensor.to(device).expand(B).contiguous()

@@ -76,6 +76,11 @@ def device_of(tensor: Tensor) -> plans.Device:
     raise RuntimeError(f"Triton kernels run on CUDA tensors, got {tuple(tensor.shape)} on {tensor.device}")
 
 
+def capturing() -> bool:
+    """Whether what is launched now goes into a CUDA graph."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def compiler_options(options: Options) -> dict[str, Any]:
     """What Triton is told."""
     given: dict[str, Any] = {"num_warps": options.warps, "num_stages": 1, "enable_fp_fusion": True}

@@ -136,14 +136,16 @@ def head_columns(D: int, programs: int) -> int:
 def shared_memory(plan: Resident, L: int, H: int, size: int) -> int:
     """Bytes of shared memory of a resident program, elements of `size` bytes.
 
-    Its layers' weights; besides, the rows on their way and the head's weights of one layer, or partial sums. The
-    compile gate holds this against what the compiler says.
+    Its layers' weights; besides, the rows on their way and the head's weights of one layer, or partial sums. For
+    "tf32x3" rows and weights on their way are in registers, all but one piece. The compile gate holds this against what
+    the compiler says.
     """
     pieces, N = chunks(H, plan.width), 4 * plan.units
     padded = sum(slices * width for _, slices, width in pieces)
-    staged = plan.ahead and plan.precision != "tf32x3"
-    moving = padded if staged else max(slices * width for _, slices, width in pieces)
-    passing = max((moving * plan.rows + padded * plan.columns) * size, pieces[0][1] * plan.rows * N * 4)
+    in_registers = plan.precision == "tf32x3"
+    moving = padded if plan.ahead and not in_registers else max(slices * width for _, slices, width in pieces)
+    head = max((width for _, slices, width in pieces if slices == 1), default=0) if in_registers else padded
+    passing = max((moving * plan.rows + head * plan.columns) * size, pieces[0][1] * plan.rows * N * 4)
     return (2 * L - 1) * padded * N * size + passing
 
 
@@ -176,8 +178,8 @@ def precisions(dtype: torch.dtype, device: Device) -> tuple[str, ...]:
 
 def cycles(plan: Plan, L: int, H: int, D: int, B: int, size: int, device: Device) -> float:
     """The rank of a plan, by a step of the whole batch: the fewer, the better."""
-    rate = cost.MULTIPLY_ADDS.get(device.target, {}).get(8 * size, cost.FLOAT32)
-    rate /= 3 if plan.precision == "tf32x3" else 1
+    products = 3 if plan.precision == "tf32x3" else 1
+    rate = cost.MULTIPLY_ADDS.get(device.target, {}).get(8 * size, cost.FLOAT32) / products
     blocks = -(-B // plan.rows)
     if isinstance(plan, Resident):
         padded = sum(slices * width for _, slices, width in chunks(H, plan.width))

@@ -103,8 +103,6 @@ def backend(request):
             yield Device("cpu", torch.float64 if name == "reference" else torch.float32)
 
 
-
-
 @pytest.fixture(params=["reference", *GPU])
 def float64_backend(request):
     """As `backend`, for what needs float64: finite differences. Kernels are compared with the reference elsewhere."""

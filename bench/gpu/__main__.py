@@ -26,8 +26,9 @@ from rich.console import Console
 from fusedmdn import ops
 
 from ..worker import FILE_WIDTH
-from . import promises, report, suite, table, timings
+from . import promises, report, sampling_promises, sampling_timings, suite, table, timings
 from .machine import Machine, cuda
+from .network import PLANS
 from .sizes import Sizes
 
 Json = dict[str, Any]
@@ -62,8 +63,14 @@ def parts(machine: Machine, sizes: Sizes) -> dict[str, Callable[[], Json]]:
     }
     for plan in ("persistent", "stepwise"):
         found[f"CUDA graph, {plan}"] = functools.partial(promises.graph, machine, sizes, plan)
+    for plan in PLANS:
+        found[f"sampling, {plan}"] = functools.partial(sampling_promises.plain, machine, sizes, plan)
+        found[f"sampling in a CUDA graph, {plan}"] = functools.partial(sampling_promises.captured, machine, sizes, plan)
     found |= {f"lstm, H {H}": functools.partial(timings.lstm, machine, sizes, H) for H in sizes.hidden}
-    return found | {"mdn_nll": functools.partial(timings.mdn_nll, machine, sizes)}
+    found["mdn_nll"] = functools.partial(timings.mdn_nll, machine, sizes)
+    for name in sizes.sampling.models:
+        found[f"sampling, model {name}"] = functools.partial(sampling_timings.sampling, machine, sizes, name)
+    return found
 
 
 def run(names: Sequence[str], perform: Callable[[str], Json], where: Json, path: Path) -> int:

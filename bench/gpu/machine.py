@@ -1,4 +1,4 @@
-"""What the parts need of a GPU: a device, a timer, CUDA graphs and Triton's compilations; the tests bring their own."""
+"""What the parts need of a GPU: a timer, peak memory, CUDA graphs, Triton's compilations; the tests have their own."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ class Machine(NamedTuple):
     """Where the parts run.
 
     device: of all tensors. interleaved: milliseconds of so many repetitions, each of which runs every contender in
-    turn. capture: from a function, one that replays it, and the outputs that a replay overwrites. compilations:
-    counts, while entered, the variants of every kernel that are compiled.
+    turn. peak: bytes that a run takes at most, above what was taken before it. capture: from a function, one that
+    replays it, and the outputs that a replay overwrites. compilations: counts, while entered, the variants of every
+    kernel that are compiled.
     """
 
     device: torch.device
     interleaved: Callable[[Runs, int], dict[str, list[float]]]
+    peak: Callable[[Callable[[], object]], int]
     capture: Callable[[Callable[[], Outputs]], tuple[Callable[[], object], Outputs]]
     compilations: Callable[[], AbstractContextManager[Mapping[str, int]]]
 
 
 def cuda() -> Machine:
     """The current CUDA device."""
-    return Machine(torch.device("cuda", torch.cuda.current_device()), interleaved, capture, compilations)
+    return Machine(torch.device("cuda", torch.cuda.current_device()), interleaved, peak, capture, compilations)
 
 
 def interleaved(runs: Runs, repeats: int) -> dict[str, list[float]]:
@@ -47,6 +49,16 @@ def interleaved(runs: Runs, repeats: int) -> dict[str, list[float]]:
             end.synchronize()
             times[name].append(start.elapsed_time(end))
     return times
+
+
+def peak(run: Callable[[], object]) -> int:
+    """By PyTorch's allocator."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def capture(run: Callable[[], Outputs]) -> tuple[Callable[[], object], Outputs]:

@@ -6,6 +6,34 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """Of sampling.
+
+    Attributes:
+        elements: of `layer.ELEMENTS`.
+        models: of `bench.models`, all timed.
+        units: of their layers; None for their own.
+        batches: so many sequences, of so many steps, in one timed call.
+        loop_steps: the same of the loop over nn.LSTM, whose steps are all alike.
+        repeats: of every timing.
+        checked: steps whose values are compared with the reference's; a graph of the graph plan is replayed twice.
+        promised: sequences and steps of all that must be the same bits; two groups of the resident plan's programs,
+            where the GPU has room for them, one of which takes two tiles in turn.
+        runs: of one call, all to be bitwise equal.
+    """
+
+    elements: tuple[str, ...] = ("bfloat16", "float32")
+    models: tuple[str, ...] = ("A", "B", "C", "D")
+    units: int | None = None
+    batches: tuple[tuple[int, int], ...] = ((1, 512), (16, 512), (64, 512), (512, 256), (8192, 64))
+    loop_steps: int = 32
+    repeats: int = 12
+    checked: int = 40
+    promised: tuple[int, int] = (40, 12)
+    runs: int = 1000
+
+
+@dataclass(frozen=True)
 class Sizes:
     """One run.
 
@@ -17,6 +45,7 @@ class Sizes:
         repeats: of every timing.
         runs: of one forward and backward pass, all to be bitwise equal.
         shapes: (T, B) that one compilation of a kernel must serve.
+        sampling: all of it.
         without: contenders with these words in their names are left out.
     """
 
@@ -27,4 +56,5 @@ class Sizes:
     repeats: int = 30
     runs: int = 1000
     shapes: tuple[tuple[int, int], ...] = ((1, 1), (1, 16), (16, 1), (5, 3), (16, 32), (7, 70), (200, 64))
+    sampling: Sampling = Sampling()
     without: tuple[str, ...] = ()

@@ -27,19 +27,27 @@ def shown(name: str, part: Json) -> Iterator[str | Table]:
 
 
 def times(name: str, cells: list[Json]) -> Table:
-    """All cells: medians, percentiles, and ratios to the first of ours that was timed."""
-    table = Table("", "contender", title=f"{name} (ms)", title_justify="left")
-    for column in ("median", "20 %", "80 %", "x ours", "error", ""):
+    """All cells: medians, percentiles, ratios to the first of ours that was timed, peak memory in MB.
+
+    Of samplers points a second too, and which plan is taken by default; ratios are to that one if it was timed.
+    """
+    table = Table("", "contender", title=f"{name} ({cells[0]['unit']})", title_justify="left")
+    points = any("points_per_second" in result for result in cells[0]["results"])
+    for column in ("median", "20 %", "80 %", "x ours", *["points/s"] * points, "MB", "error", ""):
         table.add_column(column, justify="right")
     for cell in cells:
-        base = next((result for result in of_role(cell, "ours") if result["values"]), None)
+        chosen = cell.get("chosen", {}).get("name")
+        timed = [result for result in of_role(cell, "ours") if result["values"]]
+        base = next((result for result in timed if result["contender"] == chosen), timed[0] if timed else None)
         for place, result in enumerate(cell["results"]):
             multiple = ratio(result, base) if base else None
             table.add_row(
-                "" if place else title(cell["work"], None, cell["setup"]),
-                result["contender"],
+                "" if place else title(cell["work"], cell["model"], cell["setup"]),
+                result["contender"] + (", chosen" if result["contender"] == chosen else ""),
                 *(number(result[key]) for key in ("median", "percentile_20", "percentile_80")),
                 "" if multiple is None else f"{multiple.median:.2f}",
+                *[number(result.get("points_per_second"))] * points,
+                "" if result["peak_memory"] is None else number(result["peak_memory"] / 1e6),
                 "" if result["error"] is None else f"{result['error']:.0e}",
                 escape(result["reason"] or ""),
             )

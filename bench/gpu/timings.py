@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from .sizes import Sizes
 
 Json = dict[str, Any]
 NO_FIT = "plan does not fit"
+NO_MEMORY = "OutOfMemoryError"
+UNITS = {"ms": 1.0, "us/step": 1e3}  # how many of the unit are a millisecond
 WARM_UP = 3
 
 
@@ -44,7 +46,8 @@ def lstm(machine: Machine, sizes: Sizes, H: int) -> Json:
             ours = layer.ours(sizes.steps, B, H, dtype, machine.device)
             setup = {"elements": elements, "T": sizes.steps, "B": B, "H": H}
             chosen = {d: _chosen(d, H, B, ours.grad) for d in ("forward", "backward")}
-            cells += [{**measure(cell, machine, sizes), "chosen": chosen} for cell in _lstm_cells(ours, dtype, setup)]
+            timed = _lstm_cells(ours, dtype, setup)
+            cells += [{**measure(cell, machine, sizes.repeats, sizes.without), "chosen": chosen} for cell in timed]
     return outcome(cells)
 
 
@@ -74,7 +77,7 @@ def mdn_nll(machine: Machine, sizes: Sizes) -> Json:
         if precision == "tf32":
             continue  # the loss has no products
         setup = {"elements": elements, "T": sizes.steps, "B": B, "M": loss_work.M}
-        cells.append(measure(_loss_cell(machine, sizes, dtype, B, setup), machine, sizes))
+        cells.append(measure(_loss_cell(machine, sizes, dtype, B, setup), machine, sizes.repeats, sizes.without))
     return outcome(cells)
 
 
@@ -132,23 +135,27 @@ def deviation(run: Callable[[], Outputs], same: Callable[[], Outputs], exact: Ca
     return max(relative(value, exact()[name]) for name, value in got.items())
 
 
-def measure(cell: Cell, machine: Machine, sizes: Sizes) -> Json:
+def measure(cell: Cell, machine: Machine, repeats: int, without: Sequence[str]) -> Json:
     """The cell's results: contenders that are wrong or cannot run give their reasons, the others are timed in turn."""
     load, ready, checked = os.getloadavg(), {}, {}
     for contender in cell.contenders:
-        prepared, error, reason = check(contender, sizes.without)
+        prepared, error, reason = check(contender, without)
         checked[contender.name] = error, reason
         if prepared is not None:
             ready[contender.name] = prepared.run
-    times = machine.interleaved(ready, sizes.repeats)
-    results = [
-        entry(contender, times.get(contender.name, []), *checked[contender.name]) for contender in cell.contenders
-    ]
+    times = machine.interleaved(ready, repeats)
+    results = []
+    for contender in cell.contenders:
+        name, scale = contender.name, UNITS[cell.unit] / contender.calls
+        memory = machine.peak(ready[name]) if name in ready else None
+        results.append(entry(contender, [value * scale for value in times.get(name, [])], memory, *checked[name]))
     return describe(cell, load, results)
 
 
-def entry(contender: Contender, values: list[float], error: float | None, reason: str | None) -> Json:
-    """One contender's results; `values` in milliseconds."""
+def entry(
+    contender: Contender, values: list[float], memory: int | None, error: float | None, reason: str | None
+) -> Json:
+    """One contender's results; `values` in the cell's unit, `memory` in bytes."""
     fifths = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else [None] * 4
     return {
         "contender": contender.name,
@@ -159,18 +166,23 @@ def entry(contender: Contender, values: list[float], error: float | None, reason
         "minimum": min(values, default=None),
         "percentile_20": fifths[0],
         "percentile_80": fifths[-1],
+        "peak_memory": memory,
         "error": error if error is None or math.isfinite(error) else None,  # JSON knows no infinity
         "reason": reason,
     }
 
 
 def outcome(cells: Iterable[Json]) -> Json:
-    """A part's results; it fails where one of ours is wrong or cannot run, unless its plan does not fit."""
+    """A part's results; it fails where one of ours is wrong or cannot run, unless its plan or the work does not fit."""
     cells = list(cells)
     failures = [
-        f"{title(cell['work'], None, cell['setup'])}: {result['contender']}: {result['reason']}"
+        f"{title(cell['work'], cell['model'], cell['setup'])}: {result['contender']}: {result['reason']}"
         for cell in cells
         for result in cell["results"]
-        if result["role"] == "ours" and result["reason"] and NO_FIT not in result["reason"]
+        if result["role"] == "ours" and result["reason"] and not _unfit(result["reason"])
     ]
     return {"trouble": "; ".join(failures) or None, "cells": cells}
+
+
+def _unfit(reason: str) -> bool:
+    return any(words in reason for words in (NO_FIT, NO_MEMORY))

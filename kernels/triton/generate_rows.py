@@ -155,12 +155,12 @@ def layer(
     H: tl.constexpr, N: tl.constexpr, I: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
     DRAWS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Layer n of a step; grid (tiles of units, blocks of sequences)."""
-    b = tl.program_id(1) * ROWS + tl.arange(0, ROWS).to(tl.int64)
-    t = tl.load(clock + tl.program_id(1) * (ROWS // DRAWS))
+    """Layer n of a step; grid (blocks of sequences, tiles of units)."""
+    b = tl.program_id(0) * ROWS + tl.arange(0, ROWS).to(tl.int64)
+    t = tl.load(clock + tl.program_id(0) * (ROWS // DRAWS))
     if tl.max(tl.load(stops + b, mask=b < B, other=0), 0) > t:
         layer_units(
-            weights, inputs, peephole, h, c, row, stops, n, tl.program_id(0), b, t, B, L, K,
+            weights, inputs, peephole, h, c, row, stops, n, tl.program_id(1), b, t, B, L, K,
             H, N, I, SKIP, UNITS, DEPTH, STAGES, PRECISION,
         )  # fmt: skip
 
@@ -171,12 +171,12 @@ def outputs(
     H: tl.constexpr, DP: tl.constexpr, D: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     DRAWS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The head of a step; grid (tiles of outputs, blocks of sequences)."""
-    b = tl.program_id(1) * ROWS + tl.arange(0, ROWS).to(tl.int64)
-    t = tl.load(clock + tl.program_id(1) * (ROWS // DRAWS))
+    """The head of a step; grid (blocks of sequences, tiles of outputs)."""
+    b = tl.program_id(0) * ROWS + tl.arange(0, ROWS).to(tl.int64)
+    t = tl.load(clock + tl.program_id(0) * (ROWS // DRAWS))
     if tl.max(tl.load(stops + b, mask=b < B, other=0), 0) > t:
         head_outputs(
-            head, head_bias, h, raw, stops, tl.program_id(0), b, t, B, L, K,
+            head, head_bias, h, raw, stops, tl.program_id(1), b, t, B, L, K,
             H, DP, D, SKIP, COLUMNS, DEPTH, STAGES, PRECISION,
         )  # fmt: skip
 

@@ -43,7 +43,7 @@ def normals(u, v):
 
 @triton.jit
 def cos_sin_turns(v):
-    """cos and sin of 2 pi v, 0 <= v < 1, to 8e-8: Cephes' polynomials on ±1/8 turn; no branch, no stack."""
+    """cos and sin of 2 pi v, 0 <= v < 1, to 1e-7: Cephes' polynomials on ±1/8 turn; no branch, no stack."""
     quarter = tl.floor(v * 4.0 + 0.5)
     x = (v - quarter * 0.25) * TURN
     z = x * x

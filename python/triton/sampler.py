@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from .. import sampling_plans
 from ..checks import PEN_LOGITS, ROW, check_options, check_weights
-from ..launch import Options, device_of, kernel, launch
+from ..launch import Options, capturing, device_of, kernel, launch
 from ..plans import ALL, WARPS, chunks
 from ..reference import END
 from ..sampling_plans import Graph, Resident, Rows
@@ -48,57 +50,77 @@ def generate(
     check_weights(weights, h, num_mixtures, pen, skip, peephole)
     (L, B, H), I, P = h.shape, ROW[pen], PEN_LOGITS[pen]
     TP = 0 if prime is None else prime.shape[1]
-    start, done = given("h", h, like, like.dtype, L, B, H), given("done", done, like, torch.bool, B)
-    drawn = given("drawn", drawn, like, i64, B)
-    read = lengths_of(prime_lengths, like, B) if TP else None
-    primed = torch.full_like(drawn, TP) if read is None else read
-    state = {
-        "h": like.new_empty(2, L, B, H),
-        "c": given("c", c, like, f32, L, B, H).clone(),
-        "row": given("row", row, like, f32, B, I).clone(),
-        "stops": torch.where(done, 0, primed + steps).to(torch.int32),
-        "points": like.new_zeros(steps, B, I, dtype=f32),
-    }
-    state["h"][0] = start
-    told = {
-        "prime": given("prime", prime, like, f32, B, TP, I) if TP and prime is not None else None,
-        "prime_lengths": read,
-        "seed": given("seed", seed.to(like.device), like, i64, 2),
-        "drawn": drawn,
-        "bias": given("bias", bias, like, f32, B),
-        "temperature": given("temperature", temperature, like, f32, B),
-        "raw": like.new_empty(B, P + 6 * num_mixtures, dtype=f32),
-        "B": B,
-        "TP": TP,
-    }
-    constants = {"I": I, "M": num_mixtures, "MP": 1 << (num_mixtures - 1).bit_length(), "P": P}
-    constants |= {"SIGMOID": means == "sigmoid", "SKIP": skip}
-
-    if B and TP + steps:
+    D = P + 6 * num_mixtures
+    with _what_to_lower(L, B, H, I, D, TP, steps, like):
+        done, drawn = given("done", done, like, torch.bool, B), given("drawn", drawn, like, i64, B)
+        read = lengths_of(prime_lengths, like, B) if TP else None
+        primed = torch.full_like(drawn, TP) if read is None else read
+        state = {
+            "h": like.new_empty(2, L, B, H),
+            "c": given("c", c, like, f32, L, B, H).clone(),
+            "row": given("row", row, like, f32, B, I).clone(),
+            "stops": torch.where(done, 0, primed + steps).to(torch.int32),
+            "points": like.new_zeros(steps, B, I, dtype=f32),
+        }
+        state["h"][0] = given("h", h, like, like.dtype, L, B, H)
+        told = {
+            "prime": given("prime", prime, like, f32, B, TP, I) if TP and prime is not None else None,
+            "prime_lengths": read,
+            "seed": given("seed", seed.to(like.device), like, i64, 2),
+            "drawn": drawn,
+            "bias": given("bias", bias, like, f32, B),
+            "temperature": given("temperature", temperature, like, f32, B),
+            "raw": like.new_empty(B, D, dtype=f32),
+            "B": B,
+            "TP": TP,
+        }
+        constants = {"I": I, "M": num_mixtures, "MP": 1 << (num_mixtures - 1).bit_length(), "P": P}
+        constants |= {"SIGMOID": means == "sigmoid", "SKIP": skip}
 
         def run(resident: bool) -> Tensor:
-            sizes = L, H, P + 6 * num_mixtures, B, like.dtype, device_of(like)
-            plan = sampling_plans.choose(*sizes, tf32=tf32_allowed(), resident=resident)
+            call = L, H, D, B, like.dtype, device_of(like)
+            plan = sampling_plans.choose(*call, tf32=tf32_allowed(), resident=resident)
             network = laid_out(weights, L, H, I, skip, peephole, plan)
             return RUN[type(plan)](plan, network, state | told | constants, TP + steps)
 
-        key = "generate", L, H, num_mixtures, like.dtype, like.device
-        what = "generate runs without the weights on chip"
-        state["stops"] = or_else("generate", key, lambda: run(True), lambda: run(False), what)
+        if B and TP + steps:
+            key = "generate", L, H, num_mixtures, like.dtype, like.device
+            what = "generate runs without the weights on chip"
+            state["stops"] = or_else("generate", key, lambda: run(True), lambda: run(False), what)
+        odd = (state["stops"] % 2 == 1)[:, None]
+        last_h = torch.where(odd, state["h"][1], state["h"][0])
     count = torch.where(done, 0, state["stops"] - primed)
     ends = torch.zeros_like(done)
     if pen == "categorical":
         ends = (count > 0) & (state["row"][:, END] > 0.5)
-    odd = (state["stops"] % 2 == 1)[:, None]
-    last = torch.where(odd, state["h"][1], state["h"][0])
-    return state["points"], count - ends.to(i64), last, state["c"], state["row"], drawn + count, done | ends
+    return state["points"], count - ends.to(i64), last_h, state["c"], state["row"], drawn + count, done | ends
+
+
+@contextlib.contextmanager
+def _what_to_lower(L: int, B: int, H: int, I: int, D: int, TP: int, steps: int, like: Tensor) -> Iterator[None]:
+    """Errors about sizes say which number to lower."""
+    sizes = f"generate: {B} sequences (n) of {TP} + {steps} rows (the prime's and max_steps)"
+    if max(B * max(L, COUNTER // sampling_plans.ROWS), TP + steps) >= LIMIT:
+        lower = "n" if steps < B else "max_steps"
+        raise ValueError(f"{sizes} are more than 32-bit counters hold; lower {lower}: a job can be cut anywhere")
+    points, states = 4 * steps * B * I, B * (L * H * (3 * like.element_size() + 20) + 4 * (D + TP * I))
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        lower = "max_steps, or give to='cpu', by which points are copied away" if points > states else "n"
+        raise torch.OutOfMemoryError(
+            f"{sizes} do not fit on {like.device}: points take {points / 2**30:.2f} GiB, states and scratch "
+            f"{states / 2**30:.2f} GiB; lower {lower}: a job can be cut anywhere"
+        ) from error
 
 
 def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
     """One cooperative launch; its options as the recurrence's."""
     B, like, pieces = arguments["B"], network.inputs, chunks(network.H, plan.width)
     if (steps + 1) * (network.L + 1) * plan.programs >= LIMIT:
-        raise ValueError(f"steps: {steps} are too many for one call by the resident plan; lower max_steps")
+        raise ValueError(
+            f"generate: {steps} rows are more than 32-bit counters hold by the resident plan; lower max_steps"
+        )
     stops = arguments["stops"].repeat(plan.programs, 1)
     scratch = {
         "stops": stops,
@@ -135,13 +157,13 @@ def _graph(plan: Graph, network: Network, arguments: dict[str, Any], steps: int)
 
     def step() -> None:
         for n in range(network.L):
-            grid = -(-network.H // plan.units), blocks
+            grid = blocks, -(-network.H // plan.units)
             launch("generate_rows.layer", grid, layer | {"n": n}, Options(WARPS))
-        launch("generate_rows.outputs", (network.DP // plan.columns, blocks), outputs, Options(WARPS))
+        launch("generate_rows.outputs", (blocks, network.DP // plan.columns), outputs, Options(WARPS))
         launch("generate_rows.rows", (parts,), rows, INDEPENDENT)
 
     step()
-    if like.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+    if like.device.type == "cuda" and not capturing():
         replay(step, steps - 1, plan.captured)
     else:
         for _ in range(steps - 1):
@@ -160,4 +182,8 @@ def _taken_by(name: str, known: dict[str, Any]) -> dict[str, Any]:
     return {k: known[k] for k in kernel(name).arg_names if k in known}
 
 
-RUN = {Resident: _resident, Rows: _rows, Graph: _graph}
+RUN: dict[type, Callable[[Any, Network, dict[str, Any], int], Tensor]] = {
+    Resident: _resident,
+    Rows: _rows,
+    Graph: _graph,
+}

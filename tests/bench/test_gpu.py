@@ -1,23 +1,36 @@
-"""docs/gpu.md is what the generator makes, its numbers calculated a second time; `bench.gpu` in all but the GPU."""
+"""`bench.gpu` in all but the GPU."""
 
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
-from fusedmdn.ops import launch, plans
+from fusedmdn.ops import launch
 
-from bench import gpu_page
 from bench.gpu import __main__ as command
-from bench.gpu import layer, promises, report, suite, table, timings
+from bench.gpu import layer, promises, report, sampling_promises, sampling_timings, suite, table, timings
 from bench.gpu.machine import Machine, compilations
-from bench.gpu.sizes import Sizes
+from bench.gpu.network import PLANS, Loop, Network
+from bench.gpu.sizes import Sampling, Sizes
+from fusedmdn import ops
 
-from ..compile_gate import shipped
-from ..conftest import ROOT, Compiling, launching, simulated
+from ..conftest import Compiling, launching, simulated
 
+DRAWN = Sampling(
+    elements=("float32",),
+    models=("B",),
+    units=16,
+    batches=((3, 4),),
+    loop_steps=2,
+    repeats=2,
+    checked=2,
+    promised=(17, 2),
+    runs=2,
+)
 TINY = Sizes(
     elements=("float32",),
     hidden=(16,),
@@ -26,132 +39,9 @@ TINY = Sizes(
     repeats=3,
     runs=3,
     shapes=((1, 1), (3, 16), (2, 5)),
+    sampling=DRAWN,
     without=("torch.compile",),
 )
-
-
-# The page
-
-
-def test_the_page_is_what_the_generator_makes():
-    written = (ROOT / "docs" / "gpu.md").read_text()
-    assert written == gpu_page.page(gpu_page.Rows()), f"docs/gpu.md is not up to date: run `{gpu_page.COMMAND}`"
-
-
-@pytest.fixture(scope="module")
-def tables():
-    """Rows of the page's tables by the heading above them."""
-    found, heading = {}, ""
-    for line in (ROOT / "docs" / "gpu.md").read_text().splitlines():
-        if line.startswith("#"):
-            heading = line.lstrip("# ")
-        elif line.startswith("| "):
-            found.setdefault(heading, []).append([cell.strip() for cell in line.strip("|").split("|")])
-    return {heading: rows[1:] for heading, rows in found.items()}
-
-
-BANDWIDTH, BF16, TF32, FLOAT32 = 3.35e6, 989.4e6 / 2, 494.7e6 / 2, 66.9e6 / 2  # of an H100, a microsecond
-
-
-@pytest.mark.parametrize(
-    ("title", "e", "rate", "stepwise_rate"),
-    [
-        ("bfloat16", 2, BF16, BF16),
-        ("float32", 4, TF32 / 3, FLOAT32),
-        ("float32, TF32 allowed", 4, TF32, TF32),
-    ],
-)
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_floors_calculated_from_the_notation_alone(tables, title, e, rate, stepwise_rate, direction):
-    """From H, B and rows×units·groups as printed, by counting tensors; nothing of cost.py or plans.py but padding."""
-    rows = tables[f"{title}, {direction}"]
-    assert len(rows) == 12
-    for row in rows:
-        H, B = int(row[0]), int(row[1])
-        hidden, gates, cells = B * H * e, B * 4 * H * e, B * H * 4
-        memory = {
-            "forward": gates + hidden + gates + cells,  # xw; h; gates and cells kept
-            "backward": hidden + gates + 2 * cells + gates,  # grad_h; gates; c before and after; dz
-        }[direction]
-        products, barriers, launches, per_microsecond = B * 4 * H * H, "0", "2", stepwise_rate
-        exchange = 4 * H * H * e + gates + hidden
-        if row[2] != "step":
-            shape, groups = row[2].split("·")
-            R, U = map(int, shape.split("×"))
-            P, G = -(-H // U), int(groups)
-            assert row[3] == f"{P}×{G}"
-            exchange = P * (hidden if direction == "forward" else gates)
-            tiles, padded = -(-B // R), float(row[6].split("+ ")[1].rstrip("%"))
-            assert tiles * R == B
-            assert P * U / H - 1.0005 <= padded / 100 <= 0.05  # of the units, and of the sum
-            products *= 1 + padded / 100
-            per_microsecond, barriers, launches = rate * P * G / 132, "1", "0"
-        by_memory, by_products = memory / BANDWIDTH, products / per_microsecond
-        assert float(row[4]) == pytest.approx(memory / 1e6, abs=0.005)
-        assert float(row[5]) == pytest.approx(exchange / 1e6, abs=0.005)
-        assert float(row[6].split(" +")[0].replace(",", "")) == pytest.approx(products / 1e6, rel=1e-3, abs=0.05)
-        floor, which = row[7].split()
-        assert float(floor) == pytest.approx(max(by_memory, by_products), rel=1e-3, abs=0.005)
-        assert which == ("m" if by_memory >= by_products else "p")
-        assert row[-2:] == [barriers, launches]
-
-
-def test_figures_by_hand(tables):
-    """H = 400, B = 64, bf16: 64·400·22 bytes; 25 programs read 64·400·2; 64·4·400² products on 100 of 132."""
-    row = tables["bfloat16, forward"][1]
-    assert row[:8] == ["400", "64", "16×16·4", "25×4", "0.56", "1.28", "41.0 + 0.0%", "0.17 m"]
-    kept = tables["What forward keeps for backward"]
-    assert kept == [["bfloat16", "5,600", "2,400"], ["float32", "9,600", "3,200"]]
-
-
-def test_registers_are_of_the_kernel_that_is_launched():
-    """The names under which the page looks figures up are the compile gate's own."""
-    device = gpu_page.device_of("sm_90")
-    with launching(shipped.Recorder(device)) as recorder:
-        for numbers in gpu_page.NUMBERS:
-            shipped._record_recurrence(recorder, numbers.label, numbers.dtype, 512)
-            for direction in gpu_page.DIRECTIONS:
-                for B in gpu_page.PLAN_B:
-                    plan = plans.choose(direction, 512, B, numbers.dtype, device, tf32=numbers.tf32)
-                    variant = recorder.variants[gpu_page.variant_of(direction, numbers, 512, plan)]
-                    assert variant.kernel.endswith(f"lstm_{plan.name}:{direction}")
-                    assert variant.constexprs["H"] == 512
-                    if plan.name == "persistent":
-                        assert variant.constexprs["ROWS"] == plan.rows
-                        assert variant.constexprs["UNITS"] == plan.units
-                        assert variant.constexprs["PRECISION"] == numbers.precision
-
-
-def test_what_does_not_fit_is_what_the_planner_steps_through(tables):
-    """The bfloat16 sizes of which all batches step, by the table of decisions, are those with a reason."""
-    directions = ("forward", "backward")
-    stepping, gpu = set(), ""
-    for row in tables["What the planner chooses"]:
-        gpu = row[0].split(",")[0] or gpu
-        chosen = [cell.split(" / ") for cell in row[2:]]  # one for both directions where they are the same
-        for k, direction in enumerate(directions):
-            if row[1] != "all" and {cell[k % len(cell)] for cell in chosen} == {"step"}:
-                stepping.add((gpu, row[1], direction))
-    reasons = set()
-    for row in tables["What cannot run persistent"]:
-        if "bfloat16" in row[0]:
-            reasons |= {(row[0].split(",")[0], row[1], direction) for direction in directions if direction in row[2]}
-    assert reasons == stepping
-    assert reasons
-
-
-def test_a_kernel_that_the_table_lacks_is_named(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "table.json"
-    path.write_text('{"triton": "3.7.1", "pairs": {}}')
-    monkeypatch.setattr(gpu_page, "Rows", lambda rows=gpu_page.Rows: rows(path))
-    assert gpu_page.main(["--out", str(tmp_path / "gpu.md")]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("the compile gate's table has no row for 'lstm_persistent.forward bf16 H400 ieee 16x8")
-    assert said.endswith("sm_90'; run `python -m tests.compile_gate --refresh`\n")
-    assert not (tmp_path / "gpu.md").exists()
-
-
-# The command
 
 
 class Ticks:
@@ -170,8 +60,14 @@ class Ticks:
         return times
 
 
+def occupied(run):
+    run()
+    return 2_000_000
+
+
 def recapture(run):
-    outputs = run()
+    with mock.patch.object(launch, "capturing", return_value=True):
+        outputs = run()
 
     def replay():
         for name, value in run().items():
@@ -188,7 +84,7 @@ def once():
 @pytest.fixture
 def machine():
     with simulated(race=False):
-        yield Machine(torch.device("cpu"), Ticks(), recapture, once)
+        yield Machine(torch.device("cpu"), Ticks(), occupied, recapture, once)
 
 
 def test_the_layer_is_checked_and_timed_in_turn(machine):
@@ -333,9 +229,9 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     def perform(name):
         if name == "CUDA graph, stepwise":
             return command.attempt(lambda: 1 / 0)
-        return (
-            command.attempt(command.parts(machine, TINY)[name]) if name != "tests" else {"trouble": None, "passed": 3}
-        )
+        if name == "tests" or (name.startswith("sampling") and name.endswith(PLANS)):  # each has its own test
+            return {"trouble": None, "passed": 3}
+        return command.attempt(command.parts(machine, TINY)[name])
 
     where = report.describe(properties())
     path = report.path_of(where, tmp_path / "results")
@@ -349,7 +245,8 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     assert {"torch", "triton", "cuda", "cudnn"} <= run["environment"]["versions"].keys()
     assert [*run["parts"]] == names == [
         "tests", "compiled variants", "repeated runs", "CUDA graph, persistent", "CUDA graph, stepwise",
-        "lstm, H 16", "mdn_nll",
+        "sampling, resident", "sampling in a CUDA graph, resident", "sampling, rows", "sampling in a CUDA graph, rows",
+        "sampling, graph", "sampling in a CUDA graph, graph", "lstm, H 16", "mdn_nll", "sampling, model B",
     ]  # fmt: skip
     troubles = {name: part["trouble"] for name, part in run["parts"].items() if part["trouble"]}
     assert troubles == {"CUDA graph, stepwise": "ZeroDivisionError: division by zero"}
@@ -358,6 +255,7 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "CUDA graph, stepwise: ZeroDivisionError: division by zero" in printed
     assert "lstm forward, elements float32, T 2, B 3, H 16" in printed
+    assert "sampling, model B, elements float32, B 3, steps 4" in printed
     assert command.run(["tests"], perform, where, path) == 0
 
 
@@ -394,3 +292,147 @@ def test_precisions_are_put_back():
 def test_failed_tests_are_printed():
     part = {"trouble": "1 of 1 tests failed", "seconds": 1.0, "failures": [{"test": "a::b", "message": "no"}]}
     assert [*table.shown("tests", part)] == ["tests: 1 of 1 tests failed, 1 s", "  a::b: no"]
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_sampling_keeps_its_promises(machine, plan):
+    half = replace(TINY, sampling=replace(DRAWN, elements=("bfloat16",)))
+    names = ["values", "repeated", "batches", "calls", "to the host"], ["replayed", "no seed"]
+    for look, expected in zip((sampling_promises.plain, sampling_promises.captured), names, strict=True):
+        part = look(machine, half, plan)
+        assert part["trouble"] is None
+        assert part["promises"] == {f"{name}, bfloat16": None for name in expected}
+        assert part["plans"]["bfloat16"]["name"] == plan
+        assert part["plans"]["bfloat16"].get("groups", 2) == 2
+
+
+def broken(monkeypatch, change):
+    """What is drawn is changed by a function of points and arguments."""
+    draw = Network.draw
+
+    def changed(network, begin, steps):
+        outputs, state = draw(network, begin, steps)
+        return outputs | {"points": change(outputs["points"], begin, steps)}, state
+
+    monkeypatch.setattr(Network, "draw", changed)
+
+
+STRETCHED = torch.tensor([1.001, 1.001, 1.0])
+RUNS = iter(range(1000))
+BROKEN = {
+    "values": lambda points, begin, steps: points * STRETCHED,
+    "repeated": lambda points, begin, steps: points.nextafter(points + (next(RUNS) == 0)),
+    "batches": lambda points, begin, steps: points.nextafter(points + (points.shape[1] == 1)),
+    "calls": lambda points, begin, steps: points.nextafter(points + (steps == 1)),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_promise_is_named(machine, monkeypatch, name):
+    broken(monkeypatch, BROKEN[name])
+    promise = getattr(sampling_promises, name)
+    promises = {name: promise, "to the host": sampling_promises.to_the_host}
+    part = sampling_promises.every(promises, machine, DRAWN, "rows")
+    assert part["trouble"].startswith(f"{name}, float32: ")
+    assert "points" in part["trouble"]
+    assert part["promises"]["to the host, float32"] is None
+
+
+def test_other_choices_than_the_references_are_wrong(machine, monkeypatch):
+    broken(monkeypatch, lambda points, begin, steps: torch.where(points[..., :1] > 0, points + 1, points))
+    part = sampling_promises.every({"values": sampling_promises.values}, machine, DRAWN, "rows")
+    assert "choices are not the reference's, 1 are allowed" in part["trouble"]
+
+
+def test_points_on_the_host_must_be_the_same(machine, monkeypatch):
+    generate = ops.generate_chunked
+
+    def moved(*given, to, **options):
+        points, lengths, state = generate(*given, to=to, **options)
+        return points + (to == "cpu"), lengths, state
+
+    monkeypatch.setattr(ops, "generate_chunked", moved)
+    part = sampling_promises.every({"to the host": sampling_promises.to_the_host}, machine, DRAWN, "rows")
+    assert part["trouble"] == "to the host, float32: not bitwise equal: ['points']"
+
+
+def test_a_graph_that_reads_no_new_seed_and_one_without(machine):
+    stuck = machine._replace(capture=lambda run: (lambda: None, run()))
+    part = sampling_promises.captured(stuck, TINY, "rows")
+    assert part["promises"]["replayed, float32"].startswith("replay is not a plain call: {'points': 2")
+    assert part["promises"]["no seed, float32"] == "captured"
+
+    def refuse(run):
+        raise RuntimeError("CUDA error: 900\nand more")
+
+    part = sampling_promises.captured(machine._replace(capture=refuse), TINY, "rows")
+    assert part["promises"] == {
+        "replayed, float32": "RuntimeError: CUDA error: 900",
+        "no seed, float32": "refused for another reason: CUDA error: 900",
+    }
+
+
+def test_sampling_is_checked_and_timed_in_turn(machine):
+    part = sampling_timings.sampling(machine, TINY, "B")
+    assert part["trouble"] is None
+    (cell,) = part["cells"]
+    assert (cell["model"], cell["unit"]) == ("B", "us/step")
+    assert cell["setup"] == {"elements": "float32", "B": 3, "steps": 4}
+    names = [*PLANS, "nn.LSTM loop"]
+    assert machine.interleaved.ran == names * 2
+    for result, steps in zip(cell["results"], (4, 4, 4, 2), strict=True):
+        assert result["reason"] is None
+        assert result["error"] < 1e-5
+        assert result["values"] == [1000 / steps, 2000 / steps]
+        assert result["points_per_second"] == 3 * 1e6 / (1500 / steps)
+        assert result["peak_memory"] == 2_000_000
+    shown = list(table.times("sampling, model B", part["cells"]).columns[1].cells)
+    chosen = cell["chosen"]["name"]
+    assert shown == [f"{name}, chosen" if name == chosen else name for name in names]
+
+
+def test_a_plan_that_draws_wrong_is_not_timed_and_fails_the_part(machine, monkeypatch):
+    planned = layer.planned
+
+    def wrong(run, plan):
+        run = planned(run, plan)
+        return run if plan != "rows" else lambda: (drawn := run()) | {"points": drawn["points"] * STRETCHED}
+
+    monkeypatch.setattr(layer, "planned", wrong)
+    part = sampling_timings.sampling(machine, TINY, "B")
+    assert machine.interleaved.ran == ["resident", "graph", "nn.LSTM loop"] * 2
+    result = part["cells"][0]["results"][1]
+    assert (result["values"], result["median"], result["points_per_second"], result["peak_memory"]) == ([], *[None] * 3)
+    assert result["reason"].startswith("Wrong: points: error 0.0")
+    assert part["trouble"] == f"sampling, model B, elements float32, B 3, steps 4: rows: {result['reason']}"
+
+
+def test_a_loop_that_is_wrong_is_not_timed_either(machine, monkeypatch):
+    raw = Loop.raw
+    monkeypatch.setattr(Loop, "raw", lambda loop, x: raw(loop, x) * 1.01)
+    part = sampling_timings.sampling(machine, TINY, "B")
+    assert part["trouble"] is None
+    assert machine.interleaved.ran == [*PLANS] * 2
+    assert part["cells"][0]["results"][3]["reason"].startswith("Wrong: raw: error")
+
+
+def test_sampling_that_does_not_fit_is_no_failure(machine, monkeypatch):
+    launch.simulator.device = launch.simulator.device._replace(processors=1)
+    reason = "the resident plan does not fit: L=3, H=16, D=121, torch.float32"
+    part = sampling_promises.plain(machine, TINY, "resident")
+    assert part["trouble"] is None
+    assert part["left out"].startswith(reason)
+    assert part["promises"] == {}
+
+    def full(network, drawn):
+        raise torch.OutOfMemoryError("generate: 3 sequences do not fit")
+
+    monkeypatch.setattr(Network, "deviation", full)
+    part = sampling_timings.sampling(machine, TINY, "B")
+    assert part["trouble"] is None
+    assert reason in part["cells"][0]["results"][0]["reason"]
+    assert part["cells"][0]["results"][1]["reason"].startswith("OutOfMemoryError: generate: ")
+    assert machine.interleaved.ran == ["nn.LSTM loop"] * 2

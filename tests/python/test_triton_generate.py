@@ -142,7 +142,7 @@ def test_real_weights_choose_as_the_reference_does(plan):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_sequence_is_the_same_bit_for_bit_whatever_the_batch(plan, dtype):
     """Any batch size, position and number of programs."""
-    w, options = network("categorical", dtype, M=20)  # whose draws are parts of a tile in bfloat16
+    w, options = network("categorical", dtype, M=20)  # whose draws are parts of a tile
     points, lengths, state = sample(w, options, start(70, 5, H, 2, seed=4, dtype=dtype))
     assert 0 < int(state.done.sum()) < 70
     sizes = [(1, 0, 8), (1, 69, 3), (2, 15, 20), (15, 3, 8), (16, 54, 3), (17, 20, 20), (40, 30, 3)]

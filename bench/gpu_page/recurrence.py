@@ -1,78 +1,31 @@
-"""`python -m bench.gpu_page`: write docs/gpu.md, costs of the GPU kernels that arithmetic and a compiler can tell.
-
-Nothing on it was measured on a GPU: plans and floors are of python/plans.py and python/cost.py, registers and shared
-memory of the compile gate's table.
-"""
+"""The recurrence: floors of a step, which plan, what cannot run persistent, what forward keeps for backward."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from fusedmdn.ops import cost, plans
 
 from tests.compile_gate import shipped
-from tests.compile_gate import table as gate
 
-from .markdown import table
+from ..markdown import table
+from .common import GPUS, NUMBERS, Numbers, Rows, device_of, kib
 
-COMMAND = "python -m bench.gpu_page"
-GPUS = {
-    "sm_80": "A100",
-    "sm_86": "RTX 3090",
-    "sm_89": "RTX 4090",
-    "sm_90": "H100",
-    "sm_100": "B200",
-    "sm_120": "RTX 5090",
-    "gfx942": "MI300X",
-}
 DIRECTIONS = ("forward", "backward")
 FLOOR_H, FLOOR_B = (400, 512, 900, 1024), (16, 64, 256)
 PLAN_B = (1, 16, 64, 256, 1024)
 MEMORY_H = 400
 
-
-class Numbers(NamedTuple):
-    """What is stored and how it is multiplied: the table's word for the dtype, the page's title, torch's setting."""
-
-    label: str
-    title: str
-    tf32: bool
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the elements."""
-        return shipped.DTYPES[self.label]
-
-    @property
-    def precision(self) -> str:
-        """As the plans call it."""
-        return plans.precision_of(self.dtype, self.tf32)
-
-
-NUMBERS = (
-    Numbers("bf16", "bfloat16", False),
-    Numbers("fp32", "float32", False),
-    Numbers("fp32", "float32, TF32 allowed", True),
-)
-
-HEAD = """# GPU kernels: computed costs
-
-**Nothing on this page was measured on a GPU.** Every time is a floor, arithmetic on a datasheet's figures, and never an
-expected time: latencies, barriers and launches are not in it. `make gpu` measures.
-
-Written by `{command}` from `python/plans.py`, `python/cost.py` and `tests/compile_gate/table.json`.
+HEAD = """## Recurrence: which plans there are
 
 16×8·4 is a persistent plan, one cooperative launch for all steps: a program owns 8 hidden units, sequences come in
 tiles of 16, and 4 programs for every 8 units share the tiles. *step* is the stepwise plan: a matrix product and a
 pointwise kernel every step.
 
-## Floors of a step on an {gpu}
+## Recurrence: floors of a step on an {gpu}
 
 One step of one layer, without what happens once for all steps (the input's projection, the weights' gradients).
 H hidden units, B sequences, e bytes an element; R×U·G the plan, P = ⌈H/U⌉. Forward K = H and N = 4U, backward K = 4H
@@ -95,60 +48,16 @@ are the compiler's, for sm_90.
 """
 
 
-class MissingRowError(LookupError):
-    """The compile gate's table lacks a kernel that the page is to show."""
-
-
-class Rows:
-    """The compile gate's table."""
-
-    def __init__(self, path: Path = gate.PATH) -> None:
-        content = gate.read(path)
-        self.triton, self.pairs = content["triton"], content["pairs"]
-
-    def of(self, variant: str, target: str) -> dict[str, Any]:
-        """The figures of a variant on a target."""
-        key = gate.key(variant, target)
-        if key not in self.pairs:
-            raise MissingRowError(f"the compile gate's table has no row for {key!r}; run `{gate.REFRESH}`")
-        return self.pairs[key]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/gpu.md"), metavar="FILE")
-    given = parser.parse_args(argv)
-    try:
-        text = page(Rows())
-    except MissingRowError as missing:
-        print(missing, file=sys.stderr)
-        return 1
-    given.out.write_text(text)
-    print(f"wrote {given.out}")
-    return 0
-
-
-def page(rows: Rows) -> str:
-    """The whole page."""
+def sections(rows: Rows) -> Iterator[str]:
+    """All of them."""
     gpu = cost.H100
     rates = ", ".join(f"{rate / 1e12:g} ({name})" for name, rate in gpu.multiply_adds.items())
-    parts = [
-        HEAD.format(
-            command=COMMAND, gpu=gpu.name, bandwidth=gpu.bandwidth / 1e12, rates=rates, processors=gpu.processors
-        )
-    ]
-    for numbers in NUMBERS:
-        for direction in DIRECTIONS:
-            parts.append(f"### {numbers.title}, {direction}\n")
-            parts.append("\n".join(floors(rows, numbers, direction)))
-    parts += ["\n".join(section) for section in (decisions(), misfits(), needs(rows), kept())]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def device_of(target: str) -> plans.Device:
-    """The GPU of a target, as the planner sees it."""
-    return plans.Device(target, shipped.PROCESSORS[target], plans.SHARED.get(target, 0) * 1024)
+    yield HEAD.format(gpu=gpu.name, bandwidth=gpu.bandwidth / 1e12, rates=rates, processors=gpu.processors)
+    for numbers, direction in itertools.product(NUMBERS, DIRECTIONS):
+        yield f"### {numbers.title}, {direction}\n"
+        yield from floors(rows, numbers, direction)
+    for section in decisions(), misfits(), kept():
+        yield from section
 
 
 def variant_of(direction: str, numbers: Numbers, H: int, plan: plans.Plan) -> str:
@@ -212,14 +121,9 @@ def floors(rows: Rows, numbers: Numbers, direction: str) -> Iterator[str]:
     yield from table([*header, "registers", "spills", "shared, KiB", "barriers", "launches"], lines)
 
 
-def kib(size: int) -> str:
-    """Bytes in KiB, rounded up to a tenth: what must fit."""
-    return f"{-(-size * 10 // 1024) / 10:g}"
-
-
 def decisions() -> Iterator[str]:
     """The planner's choice for every target, size and batch."""
-    yield "## What the planner chooses\n"
+    yield "## Recurrence: what the planner chooses\n"
     yield f"bfloat16, forward / backward, where they differ; columns are B = {', '.join(map(str, PLAN_B))}.\n"
     lines = []
     for target, name in GPUS.items():
@@ -241,7 +145,7 @@ def decision(H: int, B: int, device: plans.Device) -> str:
 
 def misfits() -> Iterator[str]:
     """Where no persistent plan fits, and what stands in its way."""
-    yield "## What cannot run persistent\n"
+    yield "## Recurrence: what cannot run persistent\n"
     yield "At any B; where the table above says *step* of a size that is not here, the planner ranked that first."
     yield "float16 is as bfloat16. Each rows×units with what it lacks; *registers*: the compiler would spill.\n"
     lines = []
@@ -291,47 +195,9 @@ def lacking(direction: str, H: int, shape: tuple[int, int], size: int, precision
     return f"{kib(least)} KiB > {kib(device.shared)}"
 
 
-def needs(rows: Rows) -> Iterator[str]:
-    """Registers and shared memory of all kernels, on all targets."""
-    pairs = [(name.split(), figures) for name, figures in rows.pairs.items()]
-    yield "## What the kernels need\n"
-    yield f"{len(pairs):,} pairs of a kernel, with its sizes and options, and a target, by Triton {rows.triton}."
-    yield "Least to most registers of a thread; the most shared memory of a program in KiB.\n"
-    yield from spills(pairs)
-    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for words, figures in pairs:
-        groups.setdefault((words[0], words[1]), {}).setdefault(words[-1], []).append(figures)
-    lines = [
-        [*key, *(span(by_target[target]) if target in by_target else "–" for target in GPUS)]
-        for key, by_target in sorted(groups.items())
-    ]
-    yield from table(["kernel", "elements", *GPUS], lines)
-
-
-def spills(pairs: list[tuple[list[str], dict[str, Any]]]) -> Iterator[str]:
-    """That no kernel spills, or which do."""
-    spilling: dict[str, list[int]] = {}
-    for words, figures in pairs:
-        if figures["spills"]:
-            spilling.setdefault(" ".join(words[:2]), []).append(figures["spills"])
-    if not spilling:
-        yield "No pair spills a register.\n"
-        return
-    yield f"**{sum(map(len, spilling.values()))} pairs spill**, in bytes of a thread at most:\n"
-    yield from (f"- {kernel}: {len(sizes)} pairs, {max(sizes)}" for kernel, sizes in sorted(spilling.items()))
-    yield ""
-
-
-def span(figures: list[dict[str, Any]]) -> str:
-    """The range of registers and the largest shared memory."""
-    registers = sorted({row["registers"] for row in figures})
-    least, most = registers[0], registers[-1]
-    return f"{least if least == most else f'{least}–{most}'}; {kib(max(row['shared'] for row in figures))}"
-
-
 def kept() -> Iterator[str]:
     """Memory for backward."""
-    yield "## What forward keeps for backward\n"
+    yield "## Recurrence: what forward keeps for backward\n"
     yield f"Bytes a token and layer, at H = {MEMORY_H}. `FusedLSTMMDN(recompute=True)` has the gates computed again."
     yield "The layer's input is kept either way and not counted.\n"
     lines = [
@@ -339,7 +205,3 @@ def kept() -> Iterator[str]:
         for dtype, e in (("bfloat16", 2), ("float32", 4))
     ]
     yield from table(["", "gates kept: 4He + 4H + He", "gates computed again: 4H + He"], lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

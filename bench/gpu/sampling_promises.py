@@ -1,0 +1,148 @@
+"""What sampling promises, plan by plan: the reference's choices, the same bits however it is called, CUDA graphs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fusedmdn import ops
+
+from . import layer
+from .machine import Machine, Outputs
+from .network import SEED, Network, named
+from .promises import unequal
+from .sizes import Sampling, Sizes
+from .timings import NO_FIT
+
+Json = dict[str, Any]
+Promise = Callable[[Machine, Sampling, Network], str | None]  # gives what is wrong
+MODEL = "B"  # layers above each other, skip connections, and room for two groups of programs
+
+
+def plain(machine: Machine, sizes: Sizes, plan: str) -> Json:
+    """Values, and the same bits in every run, batch and call."""
+    promises = {"values": values, "repeated": repeated, "batches": batches, "calls": calls, "to the host": to_the_host}
+    return every(promises, machine, sizes.sampling, plan)
+
+
+def captured(machine: Machine, sizes: Sizes, plan: str) -> Json:
+    """CUDA graphs, in a part of their own: after a failed capture nothing else may run."""
+    return every({"replayed": replayed, "no seed": no_seed}, machine, sizes.sampling, plan)
+
+
+def every(promises: dict[str, Promise], machine: Machine, sizes: Sampling, plan: str) -> Json:
+    """Every promise in every dtype that the plan fits; one that is broken does not keep the others from their turn."""
+    B, T = sizes.promised
+    plans: Json = {}
+    outcomes: dict[str, str | None] = {}
+    unfit = []
+    for elements in sizes.elements:
+        with layer.products(layer.ELEMENTS[elements][1]), ops.plan(plan):
+            network = Network(MODEL, sizes.units, elements, machine.device)
+            try:
+                plans[elements] = network.plan(B)._asdict()
+            except RuntimeError as error:
+                if NO_FIT not in str(error):
+                    raise
+                unfit.append(str(error))
+                continue
+            for name, promise in promises.items():
+                outcomes[f"{name}, {elements}"] = said(promise, machine, sizes, network)
+    trouble = "; ".join(f"{name}: {wrong}" for name, wrong in outcomes.items() if wrong)
+    part = {"trouble": trouble or None, "T": T, "B": B, "plans": plans, "promises": outcomes}
+    return part | {"left out": "; ".join(unfit)} if unfit else part
+
+
+def said(promise: Promise, machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """What is wrong, an exception too."""
+    try:
+        return promise(machine, sizes, network)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip() or 'no message').partition(chr(10))[0]}"
+
+
+def values(machine: Machine, sizes: Sampling, network: Network) -> None:
+    """The reference's choices, and numbers within the accuracy rule (`Network.deviation`)."""
+    network.deviation(network.draw(network.start(sizes.promised[0]), sizes.checked)[0])
+
+
+def repeated(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """The same call again and again: what is read before it is there would show."""
+    B, T = sizes.promised
+    begin, different = network.start(B), Counter[str]()
+    first = network.draw(begin, T)[0]
+    for _ in range(sizes.runs - 1):
+        different.update(unequal(network.draw(begin, T)[0], first))
+    return f"not bitwise equal: {dict(different)} of {sizes.runs} runs" if different else None
+
+
+def batches(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """Some of the sequences, as batches of other sizes and at other places in them."""
+    B, T = sizes.promised
+    whole, different = network.draw(network.start(B), T)[0], []
+    for first, count in ((0, 1), (B - 1, 1), (B // 3, B // 2), (1, B - 1)):
+        some = network.draw(network.start(count, first_index=first), T)[0]
+        names = unequal(some, {name: of(value, first, count) for name, value in whole.items()})
+        different += [f"{count} from {first}: {names}"] if names else []
+    return "; ".join(different) or None
+
+
+def of(value: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    """Some sequences: of (·, B, ·) or (B), or of rows (B, 3)."""
+    return value.narrow(1 if value.dim() == 3 else 0, first, count)
+
+
+def calls(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """One call, and three that go on from each other."""
+    B, T = sizes.promised
+    whole, state, pieces = network.draw(network.start(B), T)[0], network.start(B), []
+    for steps in (1, T // 2, T - 1 - T // 2):
+        outputs, state = network.draw(state, steps)
+        pieces.append(outputs)
+    joined: Outputs = named(state) | {
+        "points": torch.cat([piece["points"] for piece in pieces]),
+        "lengths": sum((piece["lengths"] for piece in pieces), torch.zeros_like(state.drawn)),
+    }
+    names = unequal(joined, whole)
+    return f"not bitwise equal: {names}" if names else None
+
+
+def to_the_host(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """Points that are copied to the CPU chunk by chunk, by the model's own `generate`."""
+    B, T = sizes.promised
+    plain, moved = (
+        network.model.generate(B, T, seed=SEED, **options) for options in ({}, {"to": "cpu", "chunk": T // 3 or 1})
+    )
+    if moved.points.device.type != "cpu" or moved.lengths.device.type != "cpu":
+        return f"points and lengths are on {moved.points.device} and {moved.lengths.device}"
+    expected = {"points": plain.points.cpu(), "lengths": plain.lengths.cpu()} | named(plain.state)
+    names = unequal({"points": moved.points, "lengths": moved.lengths} | named(moved.state), expected)
+    return f"not bitwise equal: {names}" if names else None
+
+
+def replayed(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """One graph, replayed with other seeds and indices written into the captured tensors."""
+    B, T = sizes.promised
+    begin, different = network.start(B), Counter[str]()
+    replay, outputs = machine.capture(lambda: network.draw(begin, T)[0])
+    seeds = (SEED, 0), (7, 0), (-1, 1 << 40)
+    for seed, first_index in seeds:
+        begin.seed.fill_(seed)
+        begin.first_index.fill_(first_index)
+        replay()
+        found = {name: value.clone() for name, value in outputs.items()}
+        different.update(unequal(found, network.draw(network.start(B, seed, first_index), T)[0]))
+    return f"replay is not a plain call: {dict(different)} of {len(seeds)} seeds" if different else None
+
+
+def no_seed(machine: Machine, sizes: Sampling, network: Network) -> str | None:
+    """A capture without a seed is refused: every replay would draw the same."""
+    B, T = sizes.promised
+    try:
+        machine.capture(lambda: {"points": network.model.generate(B, T).points})
+    except RuntimeError as error:
+        return None if "seed" in str(error) else f"refused for another reason: {error}".partition("\n")[0]
+    return "captured"
