@@ -11,8 +11,8 @@ from unittest import mock
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import launch, plans, triton
-from fusedmdn.ops.triton import refused
+from fusedmdn.ops import functional, launch, plans, triton
+from fusedmdn.ops.triton import refused, sampler
 
 from fusedmdn import FusedLSTMMDN
 
@@ -349,3 +349,51 @@ def test_a_refused_launch_streams_the_weights_instead_and_says_so_once():
     torch.testing.assert_close(got, by_reference(w, options, begin, **primed), rtol=1e-4, atol=1e-4)
     assert torch.equal(again[0], got[0])
     assert_same(again[2], got[2])
+
+
+def test_what_cannot_fit_says_which_number_to_lower():
+    w, options = network()
+    begin = start(3, 5, H, 2)
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with running("rows"), mock.patch.object(sampler, "laid_out", full):
+        with pytest.raises(
+            torch.OutOfMemoryError, match=r"3 sequences \(n\) of 0 \+ 2 rows .* lower n: a job can be cut"
+        ):
+            sample(w, options, begin, 2)
+        with pytest.raises(torch.OutOfMemoryError, match="points take 0.00 GiB.* lower max_steps, or give to='cpu'"):
+            sample(w, options, begin, 5000)
+    with running("rows"):
+        with pytest.raises(ValueError, match="more than 32-bit counters hold; lower max_steps"):
+            sample(w, options, begin, 1 << 31)
+        B = 1 << 30
+        h, c = (v[:, :1].expand(2, B, H) for v in begin[:2])
+        row, drawn, done = (v[:1].expand(B, *v.shape[1:]) for v in begin[2:5])
+        with pytest.raises(ValueError, match=r"1073741824 sequences \(n\) .* lower n"):
+            triton.generate(w, h, c, row, drawn, done, None, 1, *[None] * 4, 3, "categorical", "linear", True, True)
+
+
+def test_a_capture_wants_seed_and_first_index_on_the_gpu():
+    """There a replay finds new ones; a number from the host would be frozen, and its copy is forbidden."""
+    w, options = network()
+    elsewhere = start(3, 5, H, 2)._replace(first_index=torch.zeros((), dtype=torch.int64, device="meta"))
+    with mock.patch.object(functional, "capturing", return_value=True):
+        with pytest.raises(
+            RuntimeError, match="first_index: inside a CUDA graph's capture .* on cpu, .* got one on meta"
+        ):
+            sample(w, options, elsewhere)
+        assert sample(w, options, start(3, 5, H, 2))[0].shape == (5, 3, 5)
+    model = FusedLSTMMDN(3, 8, 1, 2)
+    with mock.patch.object(launch, "capturing", return_value=True):
+        with pytest.raises(RuntimeError, match="seed: none can be drawn inside a CUDA graph's capture"):
+            model.generate(2, 3)
+        assert model.generate(2, 3, seed=torch.tensor(1)).points.shape == (2, 3, 3)
+
+
+def test_inference_mode_changes_nothing(plan):
+    w, options = network()
+    with torch.inference_mode():
+        inside = sample(w, options, start(3, 5, H, 2))
+    assert torch.equal(inside[0], sample(w, options, start(3, 5, H, 2))[0])
