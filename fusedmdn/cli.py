@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from functools import wraps
+from contextlib import nullcontext
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,7 @@ from . import FusedLSTMMDN, Strokes, __version__, ops, render, tune
 from .checkpoint import CheckpointError
 from .dataset import PARTS, StrokeFileError, StrokeSet, load
 from .evaluate import Evaluation, evaluate
-from .ops import launch, tuned
+from .ops import forced, launch, tuned
 from .train import Step, Trainer, TrainingDiverged, TrainOptions
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 console = Console()
 Function = TypeVar("Function", bound=Callable[..., Any])
 Default = TrainOptions()
+SAMPLING_PLANS = [name for name, family in forced.FAMILY.items() if family == "generate"]
 SAMPLING_DTYPES = {"float32": None, "bf16": torch.bfloat16}
 HIDDEN, BATCHES, TUNED_PRECISIONS = [128, 256, 400, 512, 900, 1024], [1, 16, 64, 256, 1024], ["bf16", "float32"]
 
@@ -52,6 +54,8 @@ def _told_plainly(command: Function) -> Function:
         except TrainingDiverged as error:
             code, message = 1, str(error)
         except (StrokeFileError, CheckpointError, tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
+            code, message = 2, str(error)
+        except (torch.OutOfMemoryError, forced.PlanError) as error:
             code, message = 2, str(error)
         Console(stderr=True).print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
         raise typer.Exit(code)
@@ -209,7 +213,7 @@ def sample(
     checkpoint: Checkpoint,
     out: Annotated[list[Path], typer.Option(help=".svg, .png, .gif or .npz; may be given several times.")],
     n: Annotated[int, typer.Option("-n", help="Sequences.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Sequence i is a function of the weights, the seed and i alone.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sequence i is a function of the weights, the seed and i.")] = 0,
     first_index: Annotated[int, typer.Option(help="Index of the first sequence.", min=0)] = 0,
     bias: Annotated[float, typer.Option(help="Neater samples (Graves: 0 to 10).", min=0)] = 0.0,
     temperature: Annotated[float, typer.Option(help="Below 1 more typical, above 1 wilder.")] = 1.0,
@@ -218,6 +222,10 @@ def sample(
         Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the weights: float32, or bf16 (faster).")] = "float32",
+    plan: Annotated[
+        str | None,
+        typer.Option(help="On a GPU: resident, rows or graph. Default: by -n, on which bits then depend."),
+    ] = None,
     columns: Annotated[int | None, typer.Option(help="Of the grid; default: a square.", min=1)] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -225,6 +233,8 @@ def sample(
     """Sample sequences and draw them (.svg, .png, .gif) or keep them as strokes (.npz)."""
     if precision not in SAMPLING_DTYPES:
         raise ValueError(f"precision must be one of {', '.join(SAMPLING_DTYPES)}; got {precision!r}")
+    if plan not in (None, *SAMPLING_PLANS):
+        raise ValueError(f"plan must be one of {', '.join(SAMPLING_PLANS)}; got {plan!r}")
     for path in out:
         if path.suffix not in (".svg", ".png", ".gif", ".npz"):
             raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
@@ -240,18 +250,21 @@ def sample(
     rows = None
     if given is not None:
         rows = torch.from_numpy(given.rows(model.pen, model.scale)[: len(given)])  # without its end row
-    model.generate(1, 0)  # a custom operator's first call makes torch load its compiler, which is not sampling
-    started = time.monotonic()
-    batch = model.generate(
+    run = partial(
+        model.generate,
         n,
-        max_steps,
         seed=seed,
         first_index=first_index,
         bias=bias,
         temperature=temperature,
         prime=rows,
         dtype=SAMPLING_DTYPES[precision],
+        to="cpu",
     )
+    with nullcontext() if plan is None else ops.plan(plan):
+        run(max_steps=1 if where.type == "cuda" else 0)  # a first call loads and compiles, which is not sampling
+        started = time.monotonic()
+        batch = run(max_steps=max_steps)
     points = int(batch.lengths.sum())
     rate = points / max(time.monotonic() - started, 1e-9)
     strokes = list(batch)

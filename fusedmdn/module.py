@@ -256,15 +256,17 @@ class FusedLSTMMDN(nn.Module):
         to: torch.device | str | None = None,
         chunk: int | None = None,
     ) -> StrokeBatch:
-        """Sample n sequences of at most max_steps rows; sequence i depends on the seed and first_index + i alone.
+        """Sample n sequences of at most max_steps rows, from first_index on: each a function of the seed and its index.
 
-        Bit for bit, whatever n, its place among them, `chunk`, and where calls stop and go on: on one backend,
-        processor (instruction set or GPU) and version of this package, PyTorch and Triton, and on a GPU by one plan.
-        Which plan is chosen depends on n, so force one (`with ops.plan("rows"):`) where bits must not. Anything else
-        has the same random numbers, hence the same components and pens but for ties, and coordinates to rounding.
+        What is the same bit for bit: a sequence, whatever n is, its place, `chunk`, and where calls stop and go on; for
+        the same weights, `dtype`, options and state, by the C++ kernels on one instruction set or one plan of the GPU's
+        on one kind of GPU with one TF32 setting, and by one version of this package, PyTorch and Triton. Which plan is
+        chosen depends on n: force one (`with ops.plan("rows"):`) where a job is cut. Else, and by the reference (for
+        float64; for float16 on a CPU), every step has the same random numbers, hence from the same state the same
+        component and pen but for ties, and the same coordinates to rounding.
 
-        Works under `torch.inference_mode`, and inside a CUDA graph's capture, where a seed and a first_index that are
-        int64 tensors on the GPU are read anew by every replay.
+        Works under `torch.inference_mode`; and inside a CUDA graph's capture, after a first call outside, with what is
+        given lying on the GPU: every replay reads seed, first_index, bias and temperature anew.
 
         Args:
             n: sequences.
@@ -288,29 +290,31 @@ class FusedLSTMMDN(nn.Module):
             torch.OutOfMemoryError: the points or the states do not fit; the message says which number to lower.
         """
         self._check_row_size("generate")
-        if n < 0 or max_steps < 0:
-            raise ValueError(f"n and max_steps must be >= 0, got n={n}, max_steps={max_steps}")
-        full = self._generate_state(n, seed, first_index, state)
-        if prime is not None:
-            prime = (prime.expand(n, *prime.shape) if prime.dim() == 2 else prime).to(self.head.weight.device)
-            prime_lengths = None if prime_lengths is None else prime_lengths.to(prime.device)
-        points, lengths, new = ops.generate_chunked(
-            self._weights(),
-            full,
-            max_steps,
-            to=to,
-            chunk=chunk,
-            num_mixtures=self.num_mixtures,
-            pen=self.pen,
-            means=self.means,
-            skip=self.skip,
-            peephole=self.peephole,
-            bias=bias,
-            temperature=temperature,
-            prime=prime,
-            prime_lengths=prime_lengths,
-            dtype=dtype,
-        )
+        ops.sizes.check("n", n)
+        ops.sizes.check("max_steps", max_steps)
+        weights = self._weights()
+        with ops.sizes.saying_what_to_lower(n, max_steps, chunk, weights, self.num_layers):
+            full = self._generate_state(n, seed, first_index, state)
+            if prime is not None:
+                prime = torch.as_tensor(prime)
+                prime = prime.expand(n, *prime.shape) if prime.dim() == 2 else prime
+            points, lengths, new = ops.generate_chunked(
+                weights,
+                full,
+                max_steps,
+                to=to,
+                chunk=chunk,
+                num_mixtures=self.num_mixtures,
+                pen=self.pen,
+                means=self.means,
+                skip=self.skip,
+                peephole=self.peephole,
+                bias=bias,
+                temperature=temperature,
+                prime=prime,
+                prime_lengths=prime_lengths,
+                dtype=dtype,
+            )
         return StrokeBatch(points.transpose(0, 1), lengths, new, self.scale)
 
     @classmethod
@@ -448,6 +452,8 @@ class FusedLSTMMDN(nn.Module):
         for name, value in zip(("h", "c"), state, strict=False):
             if tuple(value.shape) != expected:
                 raise ValueError(f"state {name}: expected shape {expected}, got {tuple(value.shape)}")
+            if value.device != self.head.weight.device:
+                raise ValueError(f"state {name}: expected it on {self.head.weight.device}, got it on {value.device}")
 
     def _check_row_size(self, method: str) -> None:
         row = checks.ROW[self.pen]
@@ -460,20 +466,21 @@ class FusedLSTMMDN(nn.Module):
         self, n: int, seed: int | Tensor | None, first_index: int | Tensor, state: State | ops.GenerateState | None
     ) -> ops.GenerateState:
         if isinstance(state, ops.GenerateState):
-            for name, value in (("seed", seed), ("first_index", first_index or None)):
-                if value is not None:
-                    raise ValueError(f"{name}: a GenerateState has its own, got {value}")
-            if state.row.shape[0] != n:
-                raise ValueError(f"state: expected {n} sequences, got {state.row.shape[0]}")
+            own = {"seed": seed is None, "first_index": isinstance(first_index, int) and first_index == 0}
+            for name in (name for name, absent in own.items() if not absent):
+                raise ValueError(f"{name}: a GenerateState has its own, so none can be given")
+            self._check_state(state[:2], n)
             return state
         like = self.head.weight
         L, H, acc = self.num_layers, self.hidden_size, ops.reference.accumulate(like.dtype)
         if state is not None:
-            self._check_state(state, n)
+            if len(state) not in (2, 3):
+                raise ValueError(f"state: expected (h, c), (h, c, row) or a GenerateState, got {len(state)} tensors")
+            self._check_state(state[:2], n)
         h, c = (like.new_zeros(L, n, H), like.new_zeros(L, n, H, dtype=acc)) if state is None else state[:2]
         row = like.new_zeros(n, self.input_size, dtype=acc) if state is None or len(state) == 2 else state[2]
         if seed is None:
-            if ops.launch.capturing():
+            if ops.launch.capturing(like.device):
                 raise RuntimeError(
                     "seed: none can be drawn inside a CUDA graph's capture; give an int64 tensor on the GPU"
                 )
@@ -497,7 +504,7 @@ def _batched(state: State | None) -> State | None:
 def _int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:
     """A 0-d int64 tensor with the 64 bits of an integer, signed or not; a number is written by the device itself."""
     if isinstance(value, Tensor):
-        if value.numel() != 1 or value.is_floating_point():
+        if value.numel() != 1 or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise ValueError(f"{name} must be one integer, got {tuple(value.shape)} of {value.dtype}")
         return value.reshape(()).to(torch.int64)
     return torch.full((), ops.stream.as_64_bits(name, value), dtype=torch.int64, device=device)

@@ -34,4 +34,5 @@ class StrokeBatch:
 
     def __iter__(self) -> Iterator[Strokes]:
         """The sequences in raw units."""
-        return (self[i] for i in range(len(self)))
+        points, lengths = self.points.cpu().numpy(), self.lengths.tolist()
+        return (Strokes.from_rows(points[i, :length], self.scale) for i, length in enumerate(lengths))

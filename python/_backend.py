@@ -29,7 +29,7 @@ _warned: set[tuple[str, str, torch.dtype]] = set()
 
 
 class FallbackWarning(UserWarning):
-    """An operator runs on the reference where a native kernel was to be expected."""
+    """An operator runs on the reference, or by another plan, where better was to be expected."""
 
 
 class Choice(NamedTuple):

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .functional import GenerateState, _per_sequence, generate
+from . import sizes
+from .functional import GenerateState, generate, per_sequence
+from .launch import capturing
 
 CHUNK_BYTES = 1 << 26  # points of a chunk whose rows are not given
 
@@ -47,18 +49,17 @@ def generate_chunked(
         RuntimeError: points are to be moved, or drawn in chunks, inside a CUDA graph's capture.
     """
     own, B = state.row.device, state.row.shape[0]
-    if to is not None and str(to) not in ("cpu", own.type, str(own)):
-        raise ValueError(f"to must be 'cpu' or the state's device, '{own}'; got '{to}'")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be >= 1, got {chunk}")
-    place = torch.device("cpu") if str(to) == "cpu" else own
+    place = _place(to, own)
+    sizes.check("steps", steps)
+    if chunk is not None:
+        sizes.check("chunk", chunk, least=1)
     if chunk is None and place == own:
         return generate(weights, state, steps, **options)
 
     chunk = chunk or max(1, CHUNK_BYTES // max(1, state.row.nbytes))
     # Once, not with every chunk: a copy from pageable memory to a GPU waits until all chunks before it are drawn.
-    options["bias"] = _per_sequence("bias", options.get("bias", 0.0), B, own, 0.0, inclusive=True)
-    options["temperature"] = _per_sequence("temperature", options.get("temperature", 1.0), B, own, 0.0, inclusive=False)
+    options["bias"] = per_sequence("bias", options.get("bias", 0.0), B, own, 0.0, inclusive=True)
+    options["temperature"] = per_sequence("temperature", options.get("temperature", 1.0), B, own, 0.0, inclusive=False)
     state = state._replace(seed=state.seed.to(own), first_index=state.first_index.to(own))
     starts = range(0, max(steps, 1), chunk)  # no steps are a chunk too: there may be a prime to read
     with _SideStream(own) if own.type == "cuda" else _AtOnce() as copies:
@@ -79,6 +80,19 @@ def generate_chunked(
         copies.start((lengths, total))
         points[rows:] = 0
     return points, lengths, state
+
+
+def _place(to: torch.device | str | None, own: torch.device) -> torch.device:
+    """The CPU, or the device where sampling runs, however they are named."""
+    try:
+        asked = own if to is None else torch.device(to)
+    except (RuntimeError, TypeError):
+        asked = torch.device("meta")  # no device at all
+    if asked.type == "cpu":
+        return torch.device("cpu")
+    if asked.type == own.type and asked.index in (None, own.index):
+        return own
+    raise ValueError(f"to must be 'cpu' or the device where the model is, '{own}'; got '{to}'")
 
 
 class _AtOnce:
@@ -110,7 +124,7 @@ class _SideStream(_AtOnce):
     """
 
     def __init__(self, device: torch.device) -> None:
-        if torch.cuda.is_current_stream_capturing():
+        if capturing(device):
             raise RuntimeError("generate: with `to` or `chunk` the host waits, which a CUDA graph's capture forbids")
         self.stream = torch.cuda.Stream(device)
         self.under_way: deque[tuple[torch.cuda.Event, tuple[tuple[Tensor, Tensor], ...]]] = deque()

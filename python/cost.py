@@ -1,8 +1,8 @@
-"""What one step of the recurrence must at least move and multiply, plan by plan: the one place that counts it.
+"""What one step must at least move and multiply, plan by plan: the one place that counts it.
 
 The planner ranks plans by `cycles`, the pages and the benchmark print `floor`. A floor is arithmetic on a datasheet's
-figures, never an expected time; the latencies below are assumptions that only break ties between plans, and
-`fusedmdn tune` puts measurements in their place.
+figures, never an expected time; the latencies below are assumptions that only rank plans. For the recurrence `fusedmdn
+tune` puts measurements in their place.
 """
 
 from __future__ import annotations

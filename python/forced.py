@@ -6,31 +6,37 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+
+class PlanError(RuntimeError):
+    """A plan is forced that does not fit."""
+
+
 FAMILY = {"persistent": "lstm", "stepwise": "lstm", "resident": "generate", "rows": "generate", "graph": "generate"}
 
-_forced: dict[str, Any] = {}  # of the process: autograd runs CUDA backward passes on threads of its own
+# Of the process: autograd runs CUDA backward passes on threads of its own. A list of one element for each block that
+# is open, which takes out its own, in whatever order blocks of several threads end.
+_forced: dict[str, list[list[Any]]] = {"lstm": [], "generate": []}
 
 
 def plan_of(family: str) -> Any:
     """The name or the plan that is forced for "lstm" or "generate", or None."""
-    return _forced.get(family)
+    return _forced[family][-1][0] if _forced[family] else None
 
 
 @contextlib.contextmanager
 def plan(wanted: Any) -> Iterator[None]:
-    """Force a plan inside: of the recurrence "persistent" or "stepwise", of sampling "resident", "rows" or "graph".
+    """Force a plan inside, in the whole process.
 
-    Or one very plan, as it is (`plans.Persistent`, `sampling_plans.Rows`, …). A call that the named one does not fit
-    raises RuntimeError.
+    Of the recurrence "persistent" or "stepwise", of sampling "resident", "rows" or "graph"; or one very plan, as it is
+    (`plans.Persistent`, `sampling_plans.Rows`, …). A call that the named one does not fit raises PlanError.
     """
     name = getattr(wanted, "name", wanted)
     if name not in FAMILY:
         names = ", ".join(map(repr, FAMILY))
         raise ValueError(f"plan must be one of {names}, got {wanted!r}")
-    family = FAMILY[name]
-    before = _forced.get(family)
-    _forced[family] = wanted
+    entries, entry = _forced[FAMILY[name]], [wanted]
+    entries.append(entry)
     try:
         yield
     finally:
-        _forced[family] = before
+        entries[:] = [other for other in entries if other is not entry]

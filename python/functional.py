@@ -1,12 +1,14 @@
 """The operators as functions: arguments checked, state and options given defaults."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _backend, _library
+from . import _backend, _library, sizes
 from .checks import (
     PEN_LOGITS,
     ROW,
@@ -34,6 +36,13 @@ class GenerateState(NamedTuple):
     done: Tensor
     seed: Tensor
     first_index: Tensor
+
+    def to(self, device: torch.device | str) -> GenerateState:
+        """The same on another device."""
+        return GenerateState(*(v.to(device) for v in self))
+
+
+torch.serialization.add_safe_globals([GenerateState])  # torch.save and torch.load keep it
 
 
 def lstm(
@@ -229,13 +238,11 @@ def generate(
 
     Raises:
         ValueError: a shape or option that does not fit.
-        RuntimeError: inside a CUDA graph's capture, seed or first_index lies elsewhere than on the GPU.
-        torch.OutOfMemoryError: the points or the states do not fit; the message says which number to lower.
+        RuntimeError: inside a CUDA graph's capture, a tensor lies elsewhere than on the GPU.
     """
     check_options(pen, means, num_mixtures)
     B = state.row.shape[0]
-    if steps < 0:
-        raise ValueError(f"steps must be >= 0, got {steps}")
+    sizes.check("steps", steps)
     if state.h.dim() != 3 or state.h.shape[1] != B:
         raise ValueError(f"state.h: expected shape (L, {B}, H), got {tuple(state.h.shape)}")
     check_weights(list(weights), state.h, num_mixtures, pen, skip, peephole)
@@ -244,17 +251,20 @@ def generate(
     expect_shape("state.drawn", state.drawn, B)
     expect_shape("state.done", state.done, B)
     device = state.row.device
-    b = _per_sequence("bias", bias, B, device, 0.0, inclusive=True)
-    tau = _per_sequence("temperature", temperature, B, device, 0.0, inclusive=False)
+    b = per_sequence("bias", bias, B, device, 0.0, inclusive=True)
+    tau = per_sequence("temperature", temperature, B, device, 0.0, inclusive=False)
     if prime is not None:
+        prime = _on_device("prime", torch.as_tensor(prime), device)
+        if prime_lengths is not None:
+            prime_lengths = _on_device("prime_lengths", torch.as_tensor(prime_lengths), device)
         if prime.dim() != 3:
             raise ValueError(f"prime: expected shape ({B}, Tp, {ROW[pen]}), got {tuple(prime.shape)}")
         expect_shape("prime", prime, B, prime.shape[1], ROW[pen])
         prime_lengths = check_lengths(prime_lengths, prime.shape[1], B, "prime_lengths")
     elif prime_lengths is not None:
         raise ValueError(f"prime_lengths was given without prime: {prime_lengths}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype: expected a floating-point dtype, got {dtype}")
+    if dtype not in (None, torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype: expected float64, float32, bfloat16, float16 or None, got {dtype!r}")
     seed = torch.stack([_on_device(name, getattr(state, name), device) for name in ("seed", "first_index")])
     with torch.no_grad():
         points, lengths, h, c, row, drawn, done = _library.generate(
@@ -272,7 +282,8 @@ def generate(
             skip,
             peephole,
         )
-    return points, lengths, GenerateState(h, c, row, drawn, done, state.seed, state.first_index)
+    # clones: the caller may write another seed into the tensor for the next replay
+    return points, lengths, GenerateState(h, c, row, drawn, done, state.seed.clone(), state.first_index.clone())
 
 
 def runs_on_cpu_kernels(like: Tensor) -> bool:
@@ -284,10 +295,10 @@ def runs_on_cpu_kernels(like: Tensor) -> bool:
 
 def _on_device(name: str, value: Tensor, device: torch.device) -> Tensor:
     """The value there; inside a CUDA graph's capture it must be there, so that a replay can be given another."""
-    if value.device != device and capturing():
+    if value.device != device and capturing(device):
         raise RuntimeError(
-            f"{name}: inside a CUDA graph's capture it must be an int64 tensor on {device}, whose value every replay "
-            f"reads anew; got one on {value.device}"
+            f"{name}: inside a CUDA graph's capture it must be a tensor on {device}, whose values every replay reads "
+            f"anew; got one on {value.device}"
         )
     return value.to(device)
 
@@ -300,7 +311,7 @@ def _autocast_unifies(a: Tensor, b: Tensor) -> bool:
     return torch.float64 not in (a.dtype, b.dtype)
 
 
-def _per_sequence(
+def per_sequence(
     name: str, value: float | Tensor | Sequence[float], B: int, device: torch.device, low: float, *, inclusive: bool
 ) -> Tensor:
     """A number or (B) numbers as a float32 tensor; a GPU's values are not looked at, as in `check_lengths`.
@@ -316,4 +327,4 @@ def _per_sequence(
             raise ValueError(f"{name} must be finite and {'>=' if inclusive else '>'} {low:g}, got {value}")
     if isinstance(value, (int, float)):
         return torch.full((B,), value, dtype=torch.float32, device=device)
-    return tensor.to(device).expand(B).contiguous()
+    return _on_device(name, tensor, device).expand(B).contiguous()

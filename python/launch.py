@@ -76,9 +76,12 @@ def device_of(tensor: Tensor) -> plans.Device:
     raise RuntimeError(f"Triton kernels run on CUDA tensors, got {tuple(tensor.shape)} on {tensor.device}")
 
 
-def capturing() -> bool:
-    """Whether what is launched now goes into a CUDA graph."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+def capturing(device: torch.device) -> bool:
+    """Whether what is launched on this device now goes into a CUDA graph."""
+    if device.type != "cuda" or not torch.cuda.is_initialized():
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def compiler_options(options: Options) -> dict[str, Any]:

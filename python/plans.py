@@ -224,7 +224,7 @@ def choose(
     `tf32`: torch's setting allows it in float32 matrix products. `tuned`: what `fusedmdn tune` measured on this device.
 
     Raises:
-        RuntimeError: a plan is forced that does not fit.
+        PlanError: a plan is forced that does not fit.
     """
     wanted = forced.plan_of("lstm")
     if isinstance(wanted, (Persistent, Stepwise)):
@@ -234,7 +234,9 @@ def choose(
     if wanted is not None:
         plans = tuple(plan for plan in plans if plan.name == wanted)
         if not plans:
-            raise RuntimeError(f"the {wanted} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}")
+            raise forced.PlanError(
+                f"the {wanted} plan does not fit: {direction}, H={H}, {dtype}, {precision}, {device}"
+            )
     measured = (tuned or {}).get((direction, H, precision if dtype == torch.float32 else str(dtype)[6:]))
     if measured and wanted is None:
         best = measured[min((b for b in measured if b >= B), default=max(measured))]

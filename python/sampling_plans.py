@@ -219,7 +219,7 @@ def choose(
     `tf32`: torch's setting allows it in float32 matrix products. `resident`: a cooperative launch may be chosen.
 
     Raises:
-        RuntimeError: a plan is forced that does not fit.
+        PlanError: a plan is forced that does not fit.
     """
     wanted = forced.plan_of("generate")
     if isinstance(wanted, Plan):
@@ -231,5 +231,5 @@ def choose(
         plans = tuple(plan for plan in plans if plan.name == wanted)
         if not plans:
             sizes = f"L={L}, H={H}, D={D}, {dtype}, {precision}"
-            raise RuntimeError(f"the {wanted} plan does not fit: {sizes}, {device}")
+            raise forced.PlanError(f"the {wanted} plan does not fit: {sizes}, {device}")
     return next(plan for plan in plans if resident or not isinstance(plan, Resident))

@@ -23,12 +23,12 @@ from .barrier import arrive, wait
 from .draw import draw
 from .product import product, stationary
 from .random_stream import noise_of
-from .stack import add_input, chosen_row, finish, of_layer, place, prime_length, store_row
+from .stack import add_input, chosen_row, finish, of_layer, place, store_row
 
 
 @triton.jit(do_not_specialize=["B", "TP"])
 def generate(
-    weights, inputs, peephole, head, head_bias, h, c, row, stops, prime, prime_lengths, seed, drawn, bias, temperature,
+    weights, inputs, peephole, head, head_bias, h, c, row, stops, prime, primed, seed, drawn, bias, temperature,
     points, z, raw, counters, B, TP,
     L: tl.constexpr, H: tl.constexpr, K: tl.constexpr, N: tl.constexpr, DP: tl.constexpr, I: tl.constexpr,
     M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, SKIP: tl.constexpr,
@@ -97,16 +97,16 @@ def generate(
             going = stop > tl.maximum(t, 0)
             if tl.max(going.to(tl.int32), 0) > 0:
                 counter = counters + tile * 32
-                primed = prime_length(prime, prime_lengths, b, B, TP)
-                drawing = going & (t >= primed)
-                step = tl.load(drawn + b, mask=drawing, other=0) + (t - primed)
+                read = tl.load(primed + b, mask=b < B, other=0).to(tl.int32)
+                drawing = going & (t >= read)
+                step = tl.load(drawn + b, mask=drawing, other=0) + (t - read)
                 bias_b = tl.load(bias + b, mask=drawing, other=0.0)
                 temperature_b = tl.load(temperature + b, mask=drawing, other=1.0)
                 noise = noise_of(tl.load(seed), tl.load(seed + 1) + b, step)
                 if t >= 0:
                     wait(counter, (t + 1) * (L + 1) * NP)
                 x, ends = draw(raw + b * D, drawing, noise, bias_b, temperature_b, M, MP, P, SIGMOID)
-                x = chosen_row(x, drawing, going & (t < primed), t, row, prime, b, TP, I)
+                x = chosen_row(x, drawing, going & (t < read), t, row, prime, b, TP, I)
                 stop = tl.where(ends, t + 1, stop)
                 tl.store(stops + b, stop, mask=b < B)
                 tl.debug_barrier()
@@ -124,6 +124,6 @@ def generate(
                         arrive(counter)
                         tl.store(c + at, cell, mask=live)
                 if p == NP - 1:  # the last program has no outputs of the head, where there are fewer than programs
-                    store_row(x, points + ((t - primed).to(tl.int64) * B + b) * I, drawing, I)
+                    store_row(x, points + ((t - read).to(tl.int64) * B + b) * I, drawing, I)
                     store_row(x, row + b * I, going & (t >= 0), I)
         t += 1

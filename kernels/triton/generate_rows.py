@@ -8,7 +8,7 @@ also kernels of their own, a layer, the head and the draws of one step, whose la
 blocks of rows are too few for the GPU. Either way a value is computed by the same instructions in the same order.
 
 Arguments as in stack.py; raw (B, D) float32 is scratch; DRAWS sequences are drawn at a time; clock (blocks of DRAWS)
-int32, zero before, counts the steps of the parts, and stays zero in `generate`.
+int32, zero before, counts the steps of the parts; zero (1) int32 is one.
 """
 
 import triton
@@ -16,7 +16,7 @@ import triton.language as tl
 
 from .draw import draw
 from .random_stream import noise_of
-from .stack import add_input, chosen_row, finish, load_row, of_layer, place, prime_length, store_row
+from .stack import add_input, chosen_row, finish, load_row, of_layer, place, store_row
 
 
 @triton.jit
@@ -49,10 +49,10 @@ def layer_units(
     before, now = h + tl.cast(t % 2, tl.int64) * L * B * H, h + tl.cast((t + 1) % 2, tl.int64) * L * B * H
     z = tl.zeros((b.shape[0], 4 * UNITS), tl.float32)
     z = add_input(z, load_row(row, b, B, I), inputs + n * (I + 1) * N, columns, weights, SKIP or n == 0, I, N)
+    matrix = weights + tl.cast(2 * n, tl.int64) * K * N
     if n > 0:
-        matrix = weights + (2 * n - 1) * K * N
-        z = streamed(z, now + ((n - 1) * B + b) * H, going, matrix, columns, K, H, N, DEPTH, STAGES, PRECISION)
-    matrix = weights + 2 * n * K * N
+        lower = now + ((n - 1) * B + b) * H
+        z = streamed(z, lower, going, matrix - tl.cast(K, tl.int64) * N, columns, K, H, N, DEPTH, STAGES, PRECISION)
     z = streamed(z, before + (n * B + b) * H, going, matrix, columns, K, H, N, DEPTH, STAGES, PRECISION)
     at, live = place(n, b, going, units, units < H, B, H)
     tl.store(c + at, finish(z, now, c, of_layer(peephole, n, H), at, units, live, H, UNITS), mask=live)
@@ -79,24 +79,24 @@ def head_outputs(
 
 @triton.jit
 def next_rows(
-    raw, row, stops, prime, prime_lengths, seed, drawn, bias, temperature, points, b, t, B, TP,
+    raw, row, stops, prime, primed, seed, drawn, bias, temperature, points, b, t, B, TP,
     I: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
     """The row that sequences b (R) read after step t, drawn or the prime's, is stored; gives their stops."""
     stop = tl.load(stops + b, mask=b < B, other=0)
     going = stop > t
-    primed = prime_length(prime, prime_lengths, b, B, TP)
-    drawing = going & (t >= primed)
-    step = tl.load(drawn + b, mask=drawing, other=0) + (t - primed)
+    read = tl.load(primed + b, mask=b < B, other=0).to(tl.int32)
+    drawing = going & (t >= read)
+    step = tl.load(drawn + b, mask=drawing, other=0) + (t - read)
     bias_b = tl.load(bias + b, mask=drawing, other=0.0)
     temperature_b = tl.load(temperature + b, mask=drawing, other=1.0)
     noise = noise_of(tl.load(seed), tl.load(seed + 1) + b, step)
     x, ends = draw(raw + b * (P + 6 * M), drawing, noise, bias_b, temperature_b, M, MP, P, SIGMOID)
-    x = chosen_row(x, drawing, going & (t < primed), t, row, prime, b, TP, I)
+    x = chosen_row(x, drawing, going & (t < read), t, row, prime, b, TP, I)
     stop = tl.where(ends, t + 1, stop)
     tl.debug_barrier()  # all threads have read what is written here
     tl.store(stops + b, stop, mask=b < B)
-    store_row(x, points + ((t - primed).to(tl.int64) * B + b) * I, drawing, I)
+    store_row(x, points + ((t - read).to(tl.int64) * B + b) * I, drawing, I)
     store_row(x, row + b * I, going, I)
     return stop
 
@@ -112,8 +112,8 @@ def sequences(block, zero, ROWS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "TP", "L", "K"])
 def generate(
-    weights, inputs, peephole, head, head_bias, h, c, row, stops, prime, prime_lengths, seed, drawn, bias, temperature,
-    points, raw, clock, B, TP, L, K,
+    weights, inputs, peephole, head, head_bias, h, c, row, stops, prime, primed, seed, drawn, bias, temperature,
+    points, raw, zero, B, TP, L, K,
     H: tl.constexpr, N: tl.constexpr, DP: tl.constexpr, I: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     P: tl.constexpr, SIGMOID: tl.constexpr, SKIP: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr,
     COLUMNS: tl.constexpr, DRAWS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -125,14 +125,14 @@ def generate(
         while t < latest:
             for n in range(L):
                 for u in range(tl.cdiv(H, UNITS)):
-                    b = sequences(block, clock, ROWS)
+                    b = sequences(block, zero, ROWS)
                     layer_units(
                         weights, inputs, peephole, h, c, row, stops, n, u, b, t, B, L, K,
                         H, N, I, SKIP, UNITS, DEPTH, STAGES, PRECISION,
                     )  # fmt: skip
                 tl.debug_barrier()
             for o in range(tl.cdiv(P + 6 * M, COLUMNS)):
-                b = sequences(block, clock, ROWS)
+                b = sequences(block, zero, ROWS)
                 head_outputs(
                     head, head_bias, h, raw, stops, o, b, t, B, L, K,
                     H, DP, P + 6 * M, SKIP, COLUMNS, DEPTH, STAGES, PRECISION,
@@ -141,8 +141,8 @@ def generate(
             latest = 0
             for part in range(ROWS // DRAWS):
                 stop = next_rows(
-                    raw, row, stops, prime, prime_lengths, seed, drawn, bias, temperature, points,
-                    sequences(block * (ROWS // DRAWS) + part, clock, DRAWS), t, B, TP, I, M, MP, P, SIGMOID,
+                    raw, row, stops, prime, primed, seed, drawn, bias, temperature, points,
+                    sequences(block * (ROWS // DRAWS) + part, zero, DRAWS), t, B, TP, I, M, MP, P, SIGMOID,
                 )  # fmt: skip
                 latest = tl.maximum(latest, tl.max(stop, 0))
             tl.debug_barrier()
@@ -183,14 +183,14 @@ def outputs(
 
 @triton.jit(do_not_specialize=["B", "TP"])
 def rows(
-    raw, row, stops, prime, prime_lengths, seed, drawn, bias, temperature, points, clock, B, TP,
+    raw, row, stops, prime, primed, seed, drawn, bias, temperature, points, clock, B, TP,
     I: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, DRAWS: tl.constexpr,
 ):  # fmt: skip
     """The rows after a step, and the clock; grid (blocks of DRAWS sequences)."""
     t = tl.load(clock + tl.program_id(0))
     b = tl.program_id(0) * DRAWS + tl.arange(0, DRAWS).to(tl.int64)
     next_rows(
-        raw, row, stops, prime, prime_lengths, seed, drawn, bias, temperature, points, b, t, B, TP,
+        raw, row, stops, prime, primed, seed, drawn, bias, temperature, points, b, t, B, TP,
         I, M, MP, P, SIGMOID,
     )  # fmt: skip
     tl.store(clock + tl.program_id(0), t + 1)

@@ -10,7 +10,8 @@ DP is D, padded; what is padded is zero.
 
 State of B sequences: h (2, L, B, H), step t reads h[t % 2] and writes h[(t + 1) % 2]; c (L, B, H) float32; row (B, I)
 float32, the input of the next step; stops (B) int32: step t is a sequence's own if t < stop, and nothing of it changes
-from then on. prime (B, TP, I) float32 or None: its rows are read after the first row, prime_lengths (B) int64 of them.
+from then on. prime (B, TP, I) float32: primed (B) int64 of its rows are read after the first row. Without a prime these
+are zeros, and what prime points to is not read: one compilation, so that a call that goes on has the same bits.
 """
 
 import triton
@@ -62,22 +63,9 @@ def of_layer(peephole, n, H: tl.constexpr):
 
 
 @triton.jit
-def prime_length(prime, prime_lengths, b, B, TP):
-    """(R) int32: rows of the prime that these sequences read."""
-    length = tl.zeros(b.shape, tl.int32)
-    if prime is not None:
-        length += TP
-    if prime_lengths is not None:
-        length = tl.load(prime_lengths + b, mask=b < B, other=0).to(tl.int32)
-    return length
-
-
-@triton.jit
 def chosen_row(x, drawn, given, t, row, prime, b, TP, I: tl.constexpr):
     """x where drawn; where given the row that comes after step t: the first one before step 0, else the prime's."""
-    at = row + b * I
-    if prime is not None:
-        at = tl.where(t < 0, at, prime + (b * TP + t) * I)
+    at = tl.where(t < 0, row + b * I, prime + (b * TP + t) * I)
     columns = ()
     for i in tl.static_range(I):
         columns = columns + (tl.where(drawn, x[i], tl.load(at + i, mask=given, other=0.0)),)

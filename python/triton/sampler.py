@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,67 +50,53 @@ def generate(
     (L, B, H), I, P = h.shape, ROW[pen], PEN_LOGITS[pen]
     TP = 0 if prime is None else prime.shape[1]
     D = P + 6 * num_mixtures
-    with _what_to_lower(L, B, H, I, D, TP, steps, like):
-        done, drawn = given("done", done, like, torch.bool, B), given("drawn", drawn, like, i64, B)
-        read = lengths_of(prime_lengths, like, B) if TP else None
-        primed = torch.full_like(drawn, TP) if read is None else read
-        state = {
-            "h": like.new_empty(2, L, B, H),
-            "c": given("c", c, like, f32, L, B, H).clone(),
-            "row": given("row", row, like, f32, B, I).clone(),
-            "stops": torch.where(done, 0, primed + steps).to(torch.int32),
-            "points": like.new_zeros(steps, B, I, dtype=f32),
-        }
-        state["h"][0] = given("h", h, like, like.dtype, L, B, H)
-        told = {
-            "prime": given("prime", prime, like, f32, B, TP, I) if TP and prime is not None else None,
-            "prime_lengths": read,
-            "seed": given("seed", seed.to(like.device), like, i64, 2),
-            "drawn": drawn,
-            "bias": given("bias", bias, like, f32, B),
-            "temperature": given("temperature", temperature, like, f32, B),
-            "raw": like.new_empty(B, D, dtype=f32),
-            "B": B,
-            "TP": TP,
-        }
-        constants = {"I": I, "M": num_mixtures, "MP": 1 << (num_mixtures - 1).bit_length(), "P": P}
-        constants |= {"SIGMOID": means == "sigmoid", "SKIP": skip}
+    if max(L * B, TP + steps, 4 * H * H) >= LIMIT:
+        raise ValueError(
+            f"generate: L={L}, H={H}, {B} sequences of {TP} + {steps} rows overflow 32-bit counters; lower the "
+            "largest: a job can be cut anywhere"
+        )
+    done, drawn = given("done", done, like, torch.bool, B), given("drawn", drawn, like, i64, B)
+    read = lengths_of(prime_lengths, like, B) if TP else None
+    primed = torch.full_like(drawn, TP) if read is None else read.clamp(0, TP)  # a GPU's have not been looked at
+    state = {
+        "h": like.new_empty(2, L, B, H),
+        "c": given("c", c, like, f32, L, B, H).clone(),
+        "row": given("row", row, like, f32, B, I).clone(),
+        "stops": torch.where(done, 0, primed + steps).to(torch.int32),
+        "points": like.new_zeros(steps, B, I, dtype=f32),
+    }
+    state["h"][0] = given("h", h, like, like.dtype, L, B, H)
+    told = {
+        "prime": given("prime", prime, like, f32, B, TP, I) if TP and prime is not None else state["row"],
+        "primed": primed,
+        "seed": given("seed", seed.to(like.device), like, i64, 2),
+        "drawn": drawn,
+        "bias": given("bias", bias, like, f32, B),
+        "temperature": given("temperature", temperature, like, f32, B),
+        "raw": like.new_empty(B, D, dtype=f32),
+        "B": B,
+        "TP": TP,
+    }
+    constants = {"I": I, "M": num_mixtures, "MP": 1 << (num_mixtures - 1).bit_length(), "P": P}
+    constants |= {"SIGMOID": means == "sigmoid", "SKIP": skip}
 
-        def run(resident: bool) -> Tensor:
-            call = L, H, D, B, like.dtype, device_of(like)
-            plan = sampling_plans.choose(*call, tf32=tf32_allowed(), resident=resident)
-            network = laid_out(weights, L, H, I, skip, peephole, plan)
-            return RUN[type(plan)](plan, network, state | told | constants, TP + steps)
+    def run(resident: bool) -> Tensor:
+        call = L, H, D, B, like.dtype, device_of(like)
+        plan = sampling_plans.choose(*call, tf32=tf32_allowed(), resident=resident)
+        network = laid_out(weights, L, H, I, skip, peephole, plan)
+        return RUN[type(plan)](plan, network, state | told | constants, TP + steps)
 
-        if B and TP + steps:
-            key = "generate", L, H, num_mixtures, like.dtype, like.device
-            what = "generate runs without the weights on chip"
-            state["stops"] = or_else("generate", key, lambda: run(True), lambda: run(False), what)
-        odd = (state["stops"] % 2 == 1)[:, None]
-        last_h = torch.where(odd, state["h"][1], state["h"][0])
+    if B and TP + steps:
+        key = "generate", L, H, num_mixtures, like.dtype, like.device
+        what = "generate runs without the weights on chip"
+        state["stops"] = or_else("generate", key, lambda: run(True), lambda: run(False), what)
+    odd = (state["stops"] % 2 == 1)[:, None]
+    last_h = torch.where(odd, state["h"][1], state["h"][0])
     count = torch.where(done, 0, state["stops"] - primed)
     ends = torch.zeros_like(done)
     if pen == "categorical":
         ends = (count > 0) & (state["row"][:, END] > 0.5)
     return state["points"], count - ends.to(i64), last_h, state["c"], state["row"], drawn + count, done | ends
-
-
-@contextlib.contextmanager
-def _what_to_lower(L: int, B: int, H: int, I: int, D: int, TP: int, steps: int, like: Tensor) -> Iterator[None]:
-    """Errors about sizes say which number to lower."""
-    sizes = f"generate: {B} sequences (n) of {TP} + {steps} rows (the prime's and max_steps)"
-    if max(B * max(L, COUNTER // sampling_plans.ROWS), TP + steps) >= LIMIT:
-        lower = "n" if steps < B else "max_steps"
-        raise ValueError(f"{sizes} are more than 32-bit counters hold; lower {lower}: a job can be cut anywhere")
-    points, states = 4 * steps * B * I, B * (L * H * (3 * like.element_size() + 20) + 4 * (D + TP * I))
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        lower = "max_steps, or give to='cpu', by which points are copied away" if points > states else "n"
-        raise torch.OutOfMemoryError(
-            f"{sizes} do not fit on {like.device}: points take {points / 2**30:.2f} GiB, states and scratch "
-            f"{states / 2**30:.2f} GiB; lower {lower}: a job can be cut anywhere"
-        ) from error
 
 
 def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
@@ -137,8 +122,8 @@ def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps
 
 def _rows(plan: Rows, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
     """One launch of programs that wait for no other."""
-    clock = torch.zeros(1, dtype=torch.int32, device=network.inputs.device)
-    known = network._asdict() | arguments | {"clock": clock} | _tiles(plan, arguments)
+    zero = torch.zeros(1, dtype=torch.int32, device=network.inputs.device)
+    known = network._asdict() | arguments | {"zero": zero} | _tiles(plan, arguments)
     taken = _taken_by("generate_rows.generate", known)
     launch("generate_rows.generate", (plan.programs,), taken, Options(WARPS))
     return arguments["stops"]
@@ -163,8 +148,8 @@ def _graph(plan: Graph, network: Network, arguments: dict[str, Any], steps: int)
         launch("generate_rows.rows", (parts,), rows, INDEPENDENT)
 
     step()
-    if like.device.type == "cuda" and not capturing():
-        replay(step, steps - 1, plan.captured)
+    if like.device.type == "cuda" and not capturing(like.device):
+        replay(like.device, step, steps - 1, plan.captured)
     else:
         for _ in range(steps - 1):
             step()

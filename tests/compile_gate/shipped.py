@@ -51,7 +51,7 @@ class Recorder:
             signature={k: _type(v) for k, v in arguments.items() if k not in constants},
             constexprs={k: v for k, v in arguments.items() if k in constants},
             options=options,
-            wants_mma=options.cooperative,
+            wants_mma="PRECISION" in constants,
             unaligned=tuple(p.name for p in kernel.params if p.do_not_specialize_on_alignment),
         )
         if all(replace(known, name=name) != variant for known in self.variants.values()):
@@ -138,7 +138,8 @@ def _record_sampling(recorder: Recorder, label: str, dtype: torch.dtype, H: int)
         return
     ways = [(20, "bernoulli", False, (1, 2, 3) if H == BARE else (1, 3))]
     if H == BARE and label != "fp16":
-        ways += [(20, "bernoulli", True, (3,)), *((M, "categorical", False, (3,)) for M in (2, 20, 64, 128))]
+        ways += [(20, "bernoulli", True, (3,)), (64, "categorical", False, (3,))]
+        ways += [(M, "categorical", False, ()) for M in (2, 20, 128)]
     for M, pen, bare, layers in ways:
         for plan, L, name in _sampling_plans(recorder.device, dtype, H, M, pen, layers):
             recorder.name = f"{label} H{H} M{M} {pen} {name}" + " bare" * bare
@@ -152,6 +153,8 @@ def _sampling_plans(
     """Each plan with a number of layers, which only matters to the resident one."""
     D, size = (3 if pen == "categorical" else 1) + 6 * M, dtype.itemsize
     for precision in sampling_plans.precisions(dtype, device):
+        if precision == "tf32" and H != BARE:
+            continue
         for L in layers:
             plan = sampling_plans.resident_plan(L, H, D, 1, size, precision, device)
             if plan:

@@ -157,6 +157,8 @@ def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
     [
         (["sample", "nowhere", "--out", "x.svg"], "nowhere: no config.json there"),
         (["sample", "kanji", "--out", "x.svg", "--precision", "fp8"], "one of float32, bf16; got 'fp8'"),
+        (["sample", "kanji", "--out", "x.svg", "--plan", "wide"], "one of resident, rows, graph; got 'wide'"),
+        (["sample", "kanji", "--out", "x.svg", "-n", "9000000000"], "n must be < 2^31, got 9000000000"),
         (["sample", "kanji", "--out", "x.bmp"], "the output ends in .svg, .png, .gif or .npz"),
         (["sample", "kanji", "--out", "no/such/x.svg"], "there is no directory no/such"),
         (["sample", "kanji", "--out", "x.svg", "--temperature", "0"], "temperature must be finite and > 0, got 0"),

@@ -1,6 +1,7 @@
 """FusedLSTMMDN as a drop-in: against nn.LSTM + nn.Linear, its layouts, reductions, state and errors."""
 
 import math
+from unittest import mock
 
 import fusedmdn.ops as ops
 import pytest
@@ -404,8 +405,11 @@ def test_low_precision_weights_take_full_precision_strokes():
         (lambda m: m(torch.zeros(4, 2, 3), lengths=torch.tensor([5, 1])), r"values in \[0, 4\], got 1 to 5"),
         (lambda m: m.nll(torch.zeros(4, 2, 3), reduction="median"), "reduction must be .* got 'median'"),
         (lambda m: m.nll(torch.zeros(4, 2, 5)), r"strokes: expected rows of 3 columns, got \(4, 2, 5\)"),
-        (lambda m: m.generate(-1, 5), "got n=-1, max_steps=5"),
-        (lambda m: m.generate(3, 5, seed=1, state=m.generate(3, 2).state), "seed: a GenerateState has its own, got 1"),
+        (lambda m: m.generate(-1, 5), "n must be >= 0, got -1"),
+        (
+            lambda m: m.generate(3, 5, seed=1, state=m.generate(3, 2).state),
+            "seed: a GenerateState has its own, so",
+        ),
         (
             lambda m: m.generate(3, 5, first_index=7, state=m.generate(3, 2).state),
             "first_index: a GenerateState has its",
@@ -413,8 +417,11 @@ def test_low_precision_weights_take_full_precision_strokes():
         (lambda m: m.generate(1, 5, seed=torch.zeros(2)), r"seed must be one integer, got \(2,\) of torch.float32"),
         (lambda m: m(torch.zeros(2, 1, 3), target=PACKED), "target: a PackedSequence needs a PackedSequence as input"),
         (lambda m: m(PACKED, target=OTHER), r"target: expected the input's lengths \[2, 1\], got \[2, 2\]"),
-        (lambda m: m.generate(2, 5, state=m.generate(3, 2).state), "state: expected 2 sequences, got 3"),
-        (lambda m: m.generate(2, 5, to="meta"), "to must be 'cpu' or the state's device, 'cpu'; got 'meta'"),
+        (
+            lambda m: m.generate(2, 5, state=m.generate(3, 2).state),
+            r"state h: expected shape \(2, 2, 8\), got \(2, 3, 8\)",
+        ),
+        (lambda m: m.generate(2, 5, to="meta"), "to must be 'cpu' or the device where the model is, .* got 'meta'"),
         (lambda m: m.generate(2, 5, chunk=0), "chunk must be >= 1, got 0"),
         (lambda m: m.generate(2, 5, state=(torch.zeros(2, 3, 8),) * 2), r"state h: expected shape \(2, 2, 8\)"),
         (lambda m: FusedLSTMMDN(hidden_size=0), "hidden_size must be >= 1, got 0"),
@@ -449,3 +456,43 @@ def test_weights_reach_the_operators_as_they_are():
     model.head.bias.data.add_(1)
     assert not torch.equal(model.generate(1, 5, seed=1).points, before)
     assert isinstance(model.generate(1, 5, seed=1).state, ops.GenerateState)
+
+
+def test_a_state_that_was_saved_goes_on_bit_for_bit(tmp_path):
+    model = FusedLSTMMDN(3, 8, 2, 2)
+    whole = model.generate(2, 9, seed=1)
+    torch.save(model.generate(2, 4, seed=1).state, tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert torch.equal(model.generate(2, 5, state=state.to("cpu")).points, whole.points[:, 4:])
+    with pytest.raises(ValueError, match=r"state: expected \(h, c\), .* or a GenerateState, got 7 tensors"):
+        model.generate(2, 5, state=tuple(state))
+    with pytest.raises(ValueError, match=r"state h: expected shape \(2, 2, 9\), got \(2, 2, 8\)"):
+        FusedLSTMMDN(3, 9, 2, 2).generate(2, 5, state=state)
+
+
+def test_a_seed_that_is_written_over_does_not_change_the_state():
+    """As one does between replays of a CUDA graph."""
+    model, seed = FusedLSTMMDN(3, 8, 1, 2), torch.tensor(1)
+    state = model.generate(2, 2, seed=seed).state
+    seed.fill_(9)
+    assert int(state.seed) == 1
+
+
+def test_what_does_not_fit_says_which_number_to_lower():
+    model = FusedLSTMMDN(3, 8, 1, 2)
+    for sizes, message in (
+        ((1 << 31, 5), "n must be < 2.31, got 2147483648; lower it"),
+        ((1, 1 << 31), "max_steps must be < 2.31, got 2147483648; lower it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(*sizes)
+    with pytest.raises(TypeError, match=r"n must be an integer, got 2\.0"):
+        model.generate(2.0, 3)
+    full = mock.patch.object(torch.Tensor, "new_zeros", side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    for sizes, options, lower in (
+        ((1000, 1), {}, "n"),
+        ((3, 10000), {}, "max_steps"),
+        ((3, 10000), {"chunk": 9999}, "chunk"),
+    ):
+        with full, pytest.raises(torch.OutOfMemoryError, match=f"n={sizes[0]} sequences .* lower {lower}: a job"):
+            model.generate(*sizes, **options)

@@ -85,9 +85,10 @@ def test_points_take_the_dtype_of_the_weights_while_sampling(backend):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"to": "cuda"}, "to must be 'cpu' or the state's device, 'cpu'; got 'cuda'"),
+        ({"to": "cuda"}, "to must be 'cpu' or the device where the model is, 'cpu'; got 'cuda'"),
         ({"to": torch.device("meta")}, "got 'meta'"),
         ({"to": "nowhere"}, "got 'nowhere'"),
+        ({"to": 3.5}, "got '3.5'"),
         ({"chunk": 0}, "chunk must be >= 1, got 0"),
         ({"chunk": -3, "to": "cpu"}, "chunk must be >= 1, got -3"),
         ({"chunk": 2, "steps": -1}, "steps must be >= 0, got -1"),
@@ -179,12 +180,12 @@ class Gpu:
             "Stream": self.new_stream,
             "stream": self.running_on,
             "current_stream": lambda device: self.current,
-            "is_current_stream_capturing": lambda: self.capturing,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
         monkeypatch.setattr(torch, "empty", self.empty)
         monkeypatch.setattr(torch.Tensor, "copy_", lambda into, source, **how: self.copy(into, source, **how))
         monkeypatch.setattr(chunked, "generate", self.generate)
+        monkeypatch.setattr(chunked, "capturing", lambda device: self.capturing)
         monkeypatch.setattr(chunked, "_AtOnce", lambda: chunked._SideStream(torch.device("cpu")))
 
     def new_stream(self, device):

@@ -7,7 +7,7 @@ from unittest import mock
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import cost, launch, plans, reference, triton, tuned
+from fusedmdn.ops import cost, forced, launch, plans, reference, triton, tuned
 from fusedmdn.ops.triton import refused
 
 from ..compile_gate.shipped import SIZES
@@ -143,3 +143,14 @@ def test_floors_are_what_the_formula_says():
     share = plan.programs * plan.groups / 132
     by_memory, by_products = step.memory / 3.35e12, step.multiply_adds / (989.4e12 / 2 * share)
     assert step.floor(cost.H100, "bf16") == pytest.approx(max(by_memory, by_products))
+
+
+def test_blocks_that_force_a_plan_end_in_any_order():
+    """As those of several threads do."""
+    one, other = ops.plan("rows"), ops.plan("graph")
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert forced.plan_of("generate") == "graph"
+    other.__exit__(None, None, None)
+    assert forced.plan_of("generate") is None

@@ -1,11 +1,14 @@
-"""Captured launches, with a stand-in for torch.cuda's graphs: all steps are done, and nothing is freed early."""
+"""Captured launches, with a stand-in for torch.cuda: all is done, on the right GPU, and nothing is freed early."""
 
 import contextlib
+from collections import deque
 from unittest import mock
 
 import pytest
 import torch
 from fusedmdn.ops.triton import replay
+
+GPU = torch.device("cuda:1")  # whose tensors are worked on
 
 
 class Machine:
@@ -13,13 +16,22 @@ class Machine:
 
     def __init__(self):
         self.done, self.captured, self.log, self.finished = 0, None, [], False
+        self.device = torch.device("cuda:0")  # the current one
+
+    @contextlib.contextmanager
+    def on(self, device):
+        before, self.device = self.device, device
+        yield
+        self.device = before
 
     def work(self):
+        assert self.device == GPU
         if self.captured is None:
             self.done += 1
         else:
             self.captured.size += 1
 
+    @contextlib.contextmanager
     def patched(self):
         machine = self
 
@@ -33,12 +45,17 @@ class Machine:
 
             def replay(self):
                 assert machine.captured is None
+                assert machine.device == GPU
                 machine.done += self.size
                 machine.log.append("replay")
 
         class Stream:
+            def __init__(self):
+                self.device = machine.device
+
             def wait_stream(self, other):
-                machine.log.append("side waits")
+                assert self.device == other.device == GPU
+                machine.log.append("waits")
 
         class Event:
             def record(self, stream):
@@ -51,32 +68,35 @@ class Machine:
             "CUDAGraph": Graph,
             "Stream": Stream,
             "Event": Event,
-            "current_stream": lambda: None,
+            "current_stream": Stream,
             "stream": lambda _: contextlib.nullcontext(),
+            "device": machine.on,
         }
-        return mock.patch.multiple(torch.cuda, **fakes)
+        with mock.patch.multiple(torch.cuda, **fakes), mock.patch.multiple(replay, _running=deque(), _sides={}):
+            yield
 
 
 @pytest.mark.parametrize("times", [0, 1, 31, 32, 33, 700])
 def test_all_is_done_and_less_than_a_graph_too_much(times):
     machine = Machine()
-    with machine.patched(), mock.patch.object(replay, "_running", type(replay._running)()):
-        replay.replay(machine.work, times, 32)
+    with machine.patched():
+        replay.replay(GPU, machine.work, times, 32)
     assert times <= machine.done < times + 32
-    assert machine.log[:1] == ["side waits"] * bool(times)
+    assert machine.log.count("waits") == 2 * bool(times)  # the side for what came before, and the other way round
     assert machine.log.count("replay") == -(-times // 32)
     assert machine.log.count("capture thread_local") == bool(times)
 
 
 def test_a_graph_is_kept_until_it_has_run():
-    machine, running = Machine(), type(replay._running)()
-    with machine.patched(), mock.patch.object(replay, "_running", running):
-        replay.replay(machine.work, 3, 2)
-        replay.replay(machine.work, 3, 2)
-        assert len(running) == 2
+    machine = Machine()
+    with machine.patched():
+        for left in (1, 2):
+            replay.replay(GPU, machine.work, 3, 2)
+            assert len(replay._running) == left
         machine.finished = True
-        replay.replay(machine.work, 3, 2)
-        assert len(running) == 1
+        replay.replay(GPU, machine.work, 3, 2)
+        assert len(replay._running) == 1
+        assert len(replay._sides) == 1
 
 
 def test_a_capture_that_fails_is_ended():
@@ -86,5 +106,5 @@ def test_a_capture_that_fails_is_ended():
         raise ValueError("no kernel")
 
     with machine.patched(), pytest.raises(ValueError, match="no kernel"):
-        replay.replay(broken, 3, 2)
+        replay.replay(GPU, broken, 3, 2)
     assert machine.captured is None

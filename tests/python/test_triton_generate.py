@@ -12,7 +12,7 @@ import fusedmdn.ops as ops
 import pytest
 import torch
 from fusedmdn.ops import functional, launch, plans, triton
-from fusedmdn.ops.triton import refused, sampler
+from fusedmdn.ops.triton import refused
 
 from fusedmdn import FusedLSTMMDN
 
@@ -351,39 +351,42 @@ def test_a_refused_launch_streams_the_weights_instead_and_says_so_once():
     assert_same(again[2], got[2])
 
 
-def test_what_cannot_fit_says_which_number_to_lower():
+def test_what_overflows_says_what_to_lower():
+    w, _ = network()
+    B, given = 1 << 30, start(3, 5, H, 2)
+    h, c = (v[:, :1].expand(2, B, H) for v in given[:2])
+    row, drawn, done = (v[:1].expand(B, *v.shape[1:]) for v in given[2:5])
+    with (
+        running("rows"),
+        pytest.raises(ValueError, match="1073741824 sequences of 0 . 1 rows overflow .* lower the larg"),
+    ):
+        triton.generate(
+            w, h, c, row, drawn, done, given.seed, 1, *[None] * 4, 3, "categorical", "linear", True, True
+        )  # fmt: skip
+
+
+def test_prime_lengths_that_a_gpu_does_not_look_at_are_bounded(plan):
+    """As long as the prime, and not negative: no kernel reads or counts beyond."""
     w, options = network()
-    begin = start(3, 5, H, 2)
-
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with running("rows"), mock.patch.object(sampler, "laid_out", full):
-        with pytest.raises(
-            torch.OutOfMemoryError, match=r"3 sequences \(n\) of 0 \+ 2 rows .* lower n: a job can be cut"
-        ):
-            sample(w, options, begin, 2)
-        with pytest.raises(torch.OutOfMemoryError, match="points take 0.00 GiB.* lower max_steps, or give to='cpu'"):
-            sample(w, options, begin, 5000)
-    with running("rows"):
-        with pytest.raises(ValueError, match="more than 32-bit counters hold; lower max_steps"):
-            sample(w, options, begin, 1 << 31)
-        B = 1 << 30
-        h, c = (v[:, :1].expand(2, B, H) for v in begin[:2])
-        row, drawn, done = (v[:1].expand(B, *v.shape[1:]) for v in begin[2:5])
-        with pytest.raises(ValueError, match=r"1073741824 sequences \(n\) .* lower n"):
-            triton.generate(w, h, c, row, drawn, done, None, 1, *[None] * 4, 3, "categorical", "linear", True, True)
+    begin, prime = start(4, 5, H, 2), torch.rand(4, 3, 5)
+    with mock.patch.object(functional, "check_lengths", lambda lengths, *_: lengths):
+        got = sample(w, options, begin, prime=prime, prime_lengths=torch.tensor([1, 1 << 40, -5, 3]))
+    expected = sample(w, options, begin, prime=prime, prime_lengths=torch.tensor([1, 3, 0, 3]))
+    assert torch.equal(got[0], expected[0])
+    assert_same(got[2], expected[2])
 
 
-def test_a_capture_wants_seed_and_first_index_on_the_gpu():
-    """There a replay finds new ones; a number from the host would be frozen, and its copy is forbidden."""
+def test_a_capture_wants_all_tensors_on_the_gpu():
+    """There a replay finds new values; a number from the host would be frozen, and its copy is forbidden."""
     w, options = network()
-    elsewhere = start(3, 5, H, 2)._replace(first_index=torch.zeros((), dtype=torch.int64, device="meta"))
+    elsewhere = torch.zeros((), dtype=torch.int64, device="meta")
     with mock.patch.object(functional, "capturing", return_value=True):
         with pytest.raises(
             RuntimeError, match="first_index: inside a CUDA graph's capture .* on cpu, .* got one on meta"
         ):
-            sample(w, options, elsewhere)
+            sample(w, options, start(3, 5, H, 2)._replace(first_index=elsewhere))
+        with pytest.raises(RuntimeError, match="bias: inside a CUDA graph's capture"):
+            sample(w, options, start(3, 5, H, 2), bias=elsewhere.float())
         assert sample(w, options, start(3, 5, H, 2))[0].shape == (5, 3, 5)
     model = FusedLSTMMDN(3, 8, 1, 2)
     with mock.patch.object(launch, "capturing", return_value=True):
