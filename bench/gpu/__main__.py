@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import signal
@@ -63,9 +64,15 @@ def parts(machine: Machine, sizes: Sizes) -> dict[str, Callable[[], Json]]:
     }
     for plan in ("persistent", "stepwise"):
         found[f"CUDA graph, {plan}"] = functools.partial(promises.graph, machine, sizes, plan)
-    for plan in PLANS:
-        found[f"sampling, {plan}"] = functools.partial(sampling_promises.plain, machine, sizes, plan)
-        found[f"sampling in a CUDA graph, {plan}"] = functools.partial(sampling_promises.captured, machine, sizes, plan)
+    looks = {
+        "sampling": sampling_promises.plain,
+        "sampling in a CUDA graph": sampling_promises.captured,
+        "sampling by the shipped weights": sampling_promises.real,
+        "sampling, compiled variants": sampling_promises.compiled,
+    }
+    for plan, (name, look) in itertools.product(PLANS, looks.items()):
+        found[f"{name}, {plan}"] = functools.partial(look, machine, sizes, plan)
+    found["sampling on another GPU, graph"] = functools.partial(sampling_promises.elsewhere, machine, sizes)
     found |= {f"lstm, H {H}": functools.partial(timings.lstm, machine, sizes, H) for H in sizes.hidden}
     found["mdn_nll"] = functools.partial(timings.mdn_nll, machine, sizes)
     for name in sizes.sampling.models:

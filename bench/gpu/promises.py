@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ def graph(machine: Machine, sizes: Sizes, plan: str) -> Json:
 
 
 def compiled(machine: Machine, sizes: Sizes) -> Json:
-    """How often every kernel is compiled, over many T and B, with one plan each way."""
+    """How often every kernel is compiled, over many T and B, with one plan each way; but those of sampling."""
     H = sizes.hidden[0]
     with machine.compilations() as counts:
         for T, B in sizes.shapes:
@@ -61,9 +61,14 @@ def compiled(machine: Machine, sizes: Sizes) -> Json:
                     ours.backward(h)
             raw, target = (value.to(machine.device) for value in loss_work.arguments(T, B))
             loss_work.our_mean(loss_work.M)(raw.to(DTYPE).requires_grad_(), target).backward()
+    return judged(counts) | {"shapes": list(sizes.shapes), "H": H}
+
+
+def judged(counts: Mapping[str, int]) -> Json:
+    """How often every kernel was compiled, which should be once."""
     several = {kernel: count for kernel, count in counts.items() if count != 1}
     trouble = f"compiled more than once: {several}" if several else None if counts else "nothing was compiled"
-    return {"trouble": trouble, "shapes": list(sizes.shapes), "H": H, "variants": dict(counts)}
+    return {"trouble": trouble, "variants": dict(counts)}
 
 
 def _plans(H: int, device: plans.Device) -> Iterator[tuple[plans.Plan, plans.Plan]]:

@@ -19,7 +19,8 @@ class Sampling:
         checked: steps whose values are compared with the reference's; a graph of the graph plan is replayed twice.
         promised: sequences and steps of all that must be the same bits; two groups of the resident plan's programs,
             where the GPU has room for them, one of which takes two tiles in turn.
-        runs: of one call, all to be bitwise equal.
+        runs: of one call, all to be bitwise equal, by the network (`network.Network`) that keeps all promises.
+        real: sequences and steps at most of the shipped weights.
     """
 
     elements: tuple[str, ...] = ("bfloat16", "float32")
@@ -30,7 +31,8 @@ class Sampling:
     repeats: int = 12
     checked: int = 40
     promised: tuple[int, int] = (40, 12)
-    runs: int = 1000
+    runs: tuple[tuple[str, int], ...] = (("B", 1000), ("ragged", 100))
+    real: tuple[int, int] = (256, 300)
 
 
 @dataclass(frozen=True)

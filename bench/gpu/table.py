@@ -13,7 +13,7 @@ from ..results import of_role, ratio
 from ..table import number
 
 Json = dict[str, Any]
-SHOWN = ("passed", "failed", "skipped", "runs", "different", "variants", "left out")
+SHOWN = ("passed", "failed", "skipped", "runs", "rows", "different", "variants", "left out")
 
 
 def shown(name: str, part: Json) -> Iterator[str | Table]:

@@ -23,13 +23,14 @@ from ..conftest import Compiling, launching, simulated
 DRAWN = Sampling(
     elements=("float32",),
     models=("B",),
-    units=16,
+    units=20,
     batches=((3, 4),),
     loop_steps=2,
     repeats=2,
     checked=2,
     promised=(17, 2),
-    runs=2,
+    runs=(("B", 2),),
+    real=(2, 2),
 )
 TINY = Sizes(
     elements=("float32",),
@@ -223,6 +224,11 @@ def properties():
     )  # fmt: skip
 
 
+SAMPLING = (
+    "sampling", "sampling in a CUDA graph", "sampling by the shipped weights", "sampling, compiled variants",
+)  # fmt: skip
+
+
 def test_one_file_whatever_fails(machine, tmp_path, capsys):
     """The shape of the JSON, what is printed, and the exit code."""
 
@@ -245,8 +251,8 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     assert {"torch", "triton", "cuda", "cudnn"} <= run["environment"]["versions"].keys()
     assert [*run["parts"]] == names == [
         "tests", "compiled variants", "repeated runs", "CUDA graph, persistent", "CUDA graph, stepwise",
-        "sampling, resident", "sampling in a CUDA graph, resident", "sampling, rows", "sampling in a CUDA graph, rows",
-        "sampling, graph", "sampling in a CUDA graph, graph", "lstm, H 16", "mdn_nll", "sampling, model B",
+        *(f"{name}, {plan}" for plan in PLANS for name in SAMPLING), "sampling on another GPU, graph",
+        "lstm, H 16", "mdn_nll", "sampling, model B",
     ]  # fmt: skip
     troubles = {name: part["trouble"] for name, part in run["parts"].items() if part["trouble"]}
     assert troubles == {"CUDA graph, stepwise": "ZeroDivisionError: division by zero"}
@@ -297,16 +303,62 @@ def test_failed_tests_are_printed():
 # Sampling
 
 
+@pytest.mark.parametrize("model", ["B", "ragged"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_sampling_keeps_its_promises(machine, plan):
-    half = replace(TINY, sampling=replace(DRAWN, elements=("bfloat16",)))
+def test_sampling_keeps_its_promises(machine, plan, model):
+    half = replace(TINY, sampling=replace(DRAWN, elements=("bfloat16",), runs=((model, 2),)))
     names = ["values", "repeated", "batches", "calls", "to the host"], ["replayed", "no seed"]
     for look, expected in zip((sampling_promises.plain, sampling_promises.captured), names, strict=True):
         part = look(machine, half, plan)
         assert part["trouble"] is None
-        assert part["promises"] == {f"{name}, bfloat16": None for name in expected}
-        assert part["plans"]["bfloat16"]["name"] == plan
-        assert part["plans"]["bfloat16"].get("groups", 2) == 2
+        assert part["promises"] == {f"{name}, {model}, bfloat16": None for name in expected}
+        assert part["plans"][f"{model}, bfloat16"]["name"] == plan
+        assert part["plans"][f"{model}, bfloat16"].get("groups", 2) == 2
+
+
+def test_the_ragged_network_is_what_it_should_be():
+    """Some of its sequences end, and the last program of its resident plan has fewer units than the others."""
+    network = Network("ragged", None, "float32", torch.device("cpu"))
+    B, T = Sampling().promised
+    with ops.backend("reference"):
+        assert 0 < int(network.draw(network.start(B), T, **network.prime(B))[1].done.sum()) < B
+    for elements in ("bfloat16", "float32"):
+        network = Network("ragged", None, elements, torch.device("cpu"))
+        with simulated(processors=132), ops.plan("resident"):
+            plan = network.plan(B)
+        assert plan.programs > 1
+        assert network.model.hidden_size % plan.units
+
+
+def test_counts_that_do_not_follow_from_the_rows_are_wrong(machine):
+    network = Network("ragged", 20, "float32", machine.device)
+    drawn = network.draw(network.start(3), 2)[0]
+    network.deviation(drawn)
+    with pytest.raises(timings.Wrong, match=r"not as the rows say: \['done'\]"):
+        network.deviation(drawn | {"done": ~drawn["done"]})
+
+
+def test_the_shipped_weights_draw_as_the_reference(machine, monkeypatch):
+    part = sampling_promises.real(machine, TINY, "rows")
+    assert part == {"trouble": None, "B": 2, "rows": 4, "different": 0, "ended": 0}
+    monkeypatch.setattr(sampling_promises, "SAME", 0.0)
+    part = sampling_promises.real(machine, TINY, "rows")
+    assert part["trouble"] == "4 of 4 rows are not the reference's, 1 are allowed"
+
+
+def test_compilations_of_sampling_are_counted(machine, pretended_gpu):
+    with launching(Compiling()):
+        part = sampling_promises.compiled(machine._replace(compilations=compilations), TINY, "resident")
+    assert part["trouble"] is None
+    assert part["variants"] == {"generate_resident.generate": 1}
+
+
+def test_a_machine_of_one_gpu_has_no_other(machine, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert sampling_promises.elsewhere(machine, TINY) == {
+        "trouble": None,
+        "left out": "it takes two GPUs, of which there are 1",
+    }
 
 
 def broken(monkeypatch, change):
@@ -336,9 +388,9 @@ def test_a_broken_promise_is_named(machine, monkeypatch, name):
     promise = getattr(sampling_promises, name)
     promises = {name: promise, "to the host": sampling_promises.to_the_host}
     part = sampling_promises.every(promises, machine, DRAWN, "rows")
-    assert part["trouble"].startswith(f"{name}, float32: ")
+    assert part["trouble"].startswith(f"{name}, B, float32: ")
     assert "points" in part["trouble"]
-    assert part["promises"]["to the host, float32"] is None
+    assert part["promises"]["to the host, B, float32"] is None
 
 
 def test_other_choices_than_the_references_are_wrong(machine, monkeypatch):
@@ -356,22 +408,22 @@ def test_points_on_the_host_must_be_the_same(machine, monkeypatch):
 
     monkeypatch.setattr(ops, "generate_chunked", moved)
     part = sampling_promises.every({"to the host": sampling_promises.to_the_host}, machine, DRAWN, "rows")
-    assert part["trouble"] == "to the host, float32: not bitwise equal: ['points']"
+    assert part["trouble"] == "to the host, B, float32: not bitwise equal: ['points']"
 
 
 def test_a_graph_that_reads_no_new_seed_and_one_without(machine):
     stuck = machine._replace(capture=lambda run: (lambda: None, run()))
     part = sampling_promises.captured(stuck, TINY, "rows")
-    assert part["promises"]["replayed, float32"].startswith("replay is not a plain call: {'points': 2")
-    assert part["promises"]["no seed, float32"] == "captured"
+    assert part["promises"]["replayed, B, float32"].startswith("replay is not a plain call: {'points': 2")
+    assert part["promises"]["no seed, B, float32"] == "captured"
 
     def refuse(run):
         raise RuntimeError("CUDA error: 900\nand more")
 
     part = sampling_promises.captured(machine._replace(capture=refuse), TINY, "rows")
     assert part["promises"] == {
-        "replayed, float32": "RuntimeError: CUDA error: 900",
-        "no seed, float32": "refused for another reason: CUDA error: 900",
+        "replayed, B, float32": "RuntimeError: CUDA error: 900",
+        "no seed, B, float32": "refused for another reason: CUDA error: 900",
     }
 
 
@@ -421,7 +473,7 @@ def test_a_loop_that_is_wrong_is_not_timed_either(machine, monkeypatch):
 
 def test_sampling_that_does_not_fit_is_no_failure(machine, monkeypatch):
     launch.simulator.device = launch.simulator.device._replace(processors=1)
-    reason = "the resident plan does not fit: L=3, H=16, D=121, torch.float32"
+    reason = "the resident plan does not fit: L=3, H=20, D=121, torch.float32"
     part = sampling_promises.plain(machine, TINY, "resident")
     assert part["trouble"] is None
     assert part["left out"].startswith(reason)
