@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from . import cost, forced
-from .plans import ALL, SHARED, Device, chunks
+from .plans import ALL, ANY, SHARED, Device, chunks
 
 ROWS = 16  # sequences of a resident tile: what a matrix instruction takes at the least
 CAPTURED = 32  # steps in a graph
@@ -70,13 +70,14 @@ Plan = Resident | Rows | Graph
 class Staging(NamedTuple):
     """Units of a resident program, and how it stages rows (kernels/triton/product.py).
 
-    For up to so many layers, on all targets but some.
+    For up to so many layers, H up to `largest`, on all targets but some.
     """
 
     units: int
     width: int
     ahead: int
     layers: int = 3
+    largest: int = ANY
     but: tuple[str, ...] = ()
 
 
@@ -100,7 +101,9 @@ STAGING: dict[str, tuple[Staging, ...]] = {
     ),
     "tf32": (Staging(8, 128, ALL), Staging(8, 32, 0), Staging(4, 128, ALL)),
     "tf32x3": (
-        Staging(8, 32, 0, but=("sm_100", "sm_120")),
+        Staging(8, 32, 0, largest=512, but=("sm_100", "sm_120")),
+        Staging(8, 32, 0, largest=512, layers=1),
+        Staging(8, 16, 0, largest=900, layers=1),
         Staging(8, 32, 0, layers=1),
         Staging(4, 32, 0, but=("sm_100", "sm_120")),
         Staging(4, 32, 0, layers=1),
@@ -118,9 +121,9 @@ def resident_plan(L: int, H: int, D: int, B: int, size: int, precision: str, dev
     """The resident plan, if there is one that fits; D outputs of the head, elements of `size` bytes."""
     if device.target not in SHARED or D > OUTPUTS:
         return None
-    for units, width, ahead, layers, but in STAGING[precision]:
+    for units, width, ahead, layers, largest, but in STAGING[precision]:
         programs = -(-H // units)
-        if layers < L or device.target in but or programs > device.processors:
+        if layers < L or largest < H or device.target in but or programs > device.processors:
             continue
         plan = Resident(units, head_columns(D, programs), width, ahead, precision, programs, 1)
         if shared_memory(plan, L, H, size) <= device.shared:

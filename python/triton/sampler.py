@@ -21,6 +21,7 @@ from .replay import replay
 
 LIMIT = 1 << 31  # of the kernels' 32-bit counters
 DRAWN = 512  # elements of what is drawn at a time, sequences x components
+AT_ONCE = 16  # sequences that are drawn at a time, at most
 
 
 def generate(
@@ -125,7 +126,8 @@ def _rows(plan: Rows, network: Network, arguments: dict[str, Any], steps: int) -
     zero = torch.zeros(1, dtype=torch.int32, device=network.inputs.device)
     known = network._asdict() | arguments | {"zero": zero} | _tiles(plan, arguments)
     taken = _taken_by("generate_rows.generate", known)
-    launch("generate_rows.generate", (plan.programs,), taken, Options(WARPS))
+    options = Options(WARPS, registers=255)  # there is at most one program on a multiprocessor
+    launch("generate_rows.generate", (plan.programs,), taken, options)
     return arguments["stops"]
 
 
@@ -157,7 +159,7 @@ def _graph(plan: Graph, network: Network, arguments: dict[str, Any], steps: int)
 
 
 def _tiles(plan: Rows | Graph, arguments: dict[str, Any]) -> dict[str, Any]:
-    draws = min(plan.rows, max(1, DRAWN // arguments["MP"]))
+    draws = min(plan.rows, AT_ONCE, max(1, DRAWN // arguments["MP"]))
     names = "ROWS", "UNITS", "COLUMNS", "DEPTH", "STAGES", "PRECISION"
     return dict(zip(names, plan[: len(names)], strict=True)) | {"DRAWS": draws}
 
