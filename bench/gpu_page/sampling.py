@@ -52,7 +52,7 @@ of the layers, N = 4U·P; K′ ≥ H: resident what `plans.chunks` covers, else 
 
 | column | resident | rows and graph | computed by |
 |---|---|---|---|
-| grid | P×G | rows min(T, {processors}); graph P×T, of a layer | `sampling_plans` |
+| grid | P×G | rows min(T, {processors}); graph T×P, of a layer | `sampling_plans` |
 | weights | T·(S·H·D·e + X): of the head | T·(K′·(V·N + S·Q·C)·e + X): all | `cost.Sampling.weights` |
 | h and raw | B·(He(V·P + S·Q) + 4D·P): every program draws | B·(He(V·P + S·Q) + 4D) | `cost.Sampling.exchange` |
 | products | T·R·K′·(V·N + S·Q·C) multiply-adds | the same | `cost.Sampling.multiply_adds` |
@@ -192,7 +192,7 @@ def grid_of(plan: Plan, H: int, B: int) -> str:
     """Programs of a launch."""
     if isinstance(plan, Resident):
         return f"{plan.programs}×{plan.groups}"
-    return str(plan.programs) if isinstance(plan, Rows) else f"{-(-H // plan.units)}×{-(-B // plan.rows)}"
+    return str(plan.programs) if isinstance(plan, Rows) else f"{-(-B // plan.rows)}×{-(-H // plan.units)}"
 
 
 def variant_of(numbers: Numbers, L: int, H: int, plan: Plan) -> str:

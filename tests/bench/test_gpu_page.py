@@ -142,7 +142,7 @@ def test_sampling_calculated_from_the_notation_alone(tables, title, e, rate):
         blocks, P, read = -(-B // R), -(-H // U), range(L) if skips else [L - 1]
         resident = name == "resident"
         programs = {"resident": P * int(grid.split("×")[-1]), "rows": min(blocks, 132), "graph": P * blocks}[name]
-        assert grid == {"resident": f"{P}×{programs // P}", "rows": f"{programs}", "graph": f"{P}×{blocks}"}[name]
+        assert grid == {"resident": f"{P}×{programs // P}", "rows": f"{programs}", "graph": f"{blocks}×{P}"}[name]
         assert not resident or programs <= 132
         C = next(C for C in (8, 16, 32) if P * C >= D) if resident else 2 * U
         Q = P if resident else -(-D // C)

@@ -153,8 +153,6 @@ def _sampling_plans(
     """Each plan with a number of layers, which only matters to the resident one."""
     D, size = (3 if pen == "categorical" else 1) + 6 * M, dtype.itemsize
     for precision in sampling_plans.precisions(dtype, device):
-        if precision == "tf32" and H != BARE:
-            continue
         for L in layers:
             plan = sampling_plans.resident_plan(L, H, D, 1, size, precision, device)
             if plan:
