@@ -23,7 +23,7 @@ from .barrier import arrive, wait
 from .draw import draw
 from .product import product, stationary
 from .random_stream import noise_of
-from .stack import add_input, chosen_row, finish, of_layer, place, store_row
+from .stack import add_input, chosen_row, finish, place, store_row
 
 
 @triton.jit(do_not_specialize=["B", "TP"])
@@ -70,7 +70,7 @@ def generate(
                             at_z, live_z = place(n, b, going, columns, mine, B, 4 * H)
                             sums = tl.load(z + at_z, mask=live_z, other=0.0)
                             sums += product(rows, going, below[n - 1], H, 4 * UNITS, CHUNKS, AHEAD, PRECISION)
-                            cell = finish(sums, now, c, of_layer(peephole, n, H), at, units, live, H, UNITS)
+                            cell = finish(sums, now, c, peephole, n, at, units, live, H, UNITS)
                             arrive(counter)
                             tl.store(c + at, cell, mask=live)
                         if n > FIRST:
@@ -120,7 +120,7 @@ def generate(
                         tl.store(z + at_z, sums, mask=live_z)
                     elif tl.max(stop, 0) > t + 1:
                         at, live = place(n, b, going_on, units, units < H, B, H)
-                        cell = finish(sums, later, c, of_layer(peephole, n, H), at, units, live, H, UNITS)
+                        cell = finish(sums, later, c, peephole, n, at, units, live, H, UNITS)
                         arrive(counter)
                         tl.store(c + at, cell, mask=live)
                 if p == NP - 1:  # the last program has no outputs of the head, where there are fewer than programs

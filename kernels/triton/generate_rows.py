@@ -16,7 +16,7 @@ import triton.language as tl
 
 from .draw import draw
 from .random_stream import noise_of
-from .stack import add_input, chosen_row, finish, load_row, of_layer, place, store_row
+from .stack import add_input, chosen_row, finish, load_row, place, store_row
 
 
 @triton.jit
@@ -55,7 +55,7 @@ def layer_units(
         z = streamed(z, lower, going, matrix - tl.cast(K, tl.int64) * N, columns, K, H, N, DEPTH, STAGES, PRECISION)
     z = streamed(z, before + (n * B + b) * H, going, matrix, columns, K, H, N, DEPTH, STAGES, PRECISION)
     at, live = place(n, b, going, units, units < H, B, H)
-    tl.store(c + at, finish(z, now, c, of_layer(peephole, n, H), at, units, live, H, UNITS), mask=live)
+    tl.store(c + at, finish(z, now, c, peephole, n, at, units, live, H, UNITS), mask=live)
 
 
 @triton.jit

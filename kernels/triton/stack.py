@@ -42,24 +42,18 @@ def add_input(z, x, inputs, columns, weights, reads, I: tl.constexpr, N: tl.cons
 
 
 @triton.jit
-def finish(z, h, c, peephole, at, units, live, H: tl.constexpr, UNITS: tl.constexpr):
-    """The cell (cell.py) of z (R, 4 UNITS) and of c at `at`: h is stored there; gives the new c, to be stored there."""
+def finish(z, h, c, peephole, n, at, units, live, H: tl.constexpr, UNITS: tl.constexpr):
+    """Layer n's cell (cell.py) of z (R, 4 UNITS) and c at `at`: h is stored there; gives the new c, to be stored."""
     even, odd = tl.split(tl.reshape(z, (z.shape[0], UNITS, 2, 2)))
     z_i, z_g = tl.split(even)
     z_f, z_o = tl.split(odd)
+    if peephole is not None:
+        peephole += n * 3 * H
     p_i, p_f, p_o = load_peephole(peephole, units, units < H, H)
     before = tl.load(c + at, mask=live, other=0.0)
     _, _, _, o, after = activate(z_i, z_f, z_g, z_o, before, p_i, p_f, p_o, peephole is not None)
     tl.store(h + at, (o * tanh(after)).to(h.dtype.element_ty), mask=live)
     return after
-
-
-@triton.jit
-def of_layer(peephole, n, H: tl.constexpr):
-    """Where layer n's peepholes lie; None stays None."""
-    if peephole is not None:
-        peephole += n * 3 * H
-    return peephole
 
 
 @triton.jit

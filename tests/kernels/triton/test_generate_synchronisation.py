@@ -95,7 +95,7 @@ def test_nothing_is_done_after_the_last_end():
 RESIDENT = "generate_resident.py"
 ARRIVE = "arrive(counter)"
 HEAD_ARRIVES = "if n == L:\n" + 32 * " " + ARRIVE
-CELL = "cell = finish(sums, {}, c, of_layer(peephole, n, H), at, units, live, H, UNITS)"
+CELL = "cell = finish(sums, {}, c, peephole, n, at, units, live, H, UNITS)"
 WAIT, WAIT_FOR_RAW = "wait(counter, (t * (L + 1) + n) * NP)", "wait(counter, (t + 1) * (L + 1) * NP)"
 STORE_RAW, CLEAR_RAW = "tl.store(raw + at_raw, sums, mask=live_raw)", "tl.store(raw + b * D, 0.0, going & (p == 0))"
 STOP, SEQUENCE = "stop = tl.where(ends, t + 1, stop)", "tl.load(seed + 1) + b"
