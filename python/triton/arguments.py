@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from .. import plans
 from .._backend import DTYPES
 from ..checks import check_clip, expect_shape
 from ..launch import Options
@@ -14,6 +15,14 @@ from ..launch import Options
 INDEPENDENT = Options(warps=4)  # programs that wait for no other
 ALIGNED = 16  # bytes
 COUNTER = 32  # int32 elements from one barrier's counter to the next: a cache line each
+
+
+def cooperative(ahead: int) -> Options:
+    """Of programs that wait for each other, with so many chunks on their way (kernels/triton/product.py).
+
+    All registers where loads lie in them by the dozen; elsewhere the compiler's own choice is the better one.
+    """
+    return Options(plans.WARPS, cooperative=True, registers=255 if ahead == plans.ALL else None)
 
 
 def given(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype, *shape: int) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import plans, reference, tuned
-from ..launch import Options, device_of, launch
+from ..launch import device_of, launch
 from .arguments import (
     COUNTER,
     INDEPENDENT,
     bound_of,
+    cooperative,
     given,
     kernel_dtype,
     lengths_of,
@@ -40,11 +41,6 @@ def _run(direction: str, H: int, B: int, like: Tensor, persistent: Any, stepwise
         return step()
     key = direction, H, like.dtype, like.device, *plan[:-2]
     return or_else("lstm", key, lambda: persistent(plan), step, f"lstm {direction} runs step by step")
-
-
-def _persistent(plan: plans.Persistent) -> Options:
-    """All registers where loads lie in them by the dozen; elsewhere the compiler's own choice is the better one."""
-    return Options(plans.WARPS, cooperative=True, registers=255 if plan.ahead == plans.ALL else None)
 
 
 def _matrix_arguments(plan: plans.Persistent, K: int, H: int) -> dict[str, Any]:
@@ -178,7 +174,7 @@ def _recurrence(
     def persistent(plan: plans.Persistent) -> None:
         counters = torch.zeros(-(-B // plan.rows), COUNTER, dtype=torch.int32, device=xw.device)
         arguments = {"weight": weight_hh, "h0": h0, "counters": counters, **_matrix_arguments(plan, H, H)}
-        launch("lstm_persistent.forward", (plan.programs, plan.groups), common | arguments, _persistent(plan))
+        launch("lstm_persistent.forward", (plan.programs, plan.groups), common | arguments, cooperative(plan.ahead))
 
     def stepwise(plan: plans.Stepwise) -> None:
         z, previous, weight = xw.new_empty(B, 4 * H), h0, weight_hh.t()
@@ -245,7 +241,7 @@ def lstm_backward(
         sums = cells.new_empty(plan.groups, 3, H)
         arguments = {"weight": weight_hh, "dpeephole": sums, "counters": counters}
         arguments |= _matrix_arguments(plan, 4 * H, H)
-        launch("lstm_persistent.backward", (plan.programs, plan.groups), common | arguments, _persistent(plan))
+        launch("lstm_persistent.backward", (plan.programs, plan.groups), common | arguments, cooperative(plan.ahead))
         return sums
 
     def stepwise(plan: plans.Stepwise) -> Tensor:

@@ -11,15 +11,15 @@ from torch import Tensor
 from .. import sampling_plans
 from ..checks import PEN_LOGITS, ROW, check_options, check_weights
 from ..launch import Options, capturing, device_of, kernel, launch
-from ..plans import ALL, WARPS, chunks
+from ..plans import WARPS, chunks
 from ..reference import END
 from ..sampling_plans import Graph, Resident, Rows
-from .arguments import COUNTER, INDEPENDENT, given, kernel_dtype, lengths_of, tf32_allowed
+from ..sizes import MOST
+from .arguments import COUNTER, INDEPENDENT, cooperative, given, kernel_dtype, lengths_of, tf32_allowed
 from .network import Network, laid_out
 from .refused import or_else
 from .replay import replay
 
-LIMIT = 1 << 31  # of the kernels' 32-bit counters
 DRAWN = 512  # elements of what is drawn at a time, sequences x components
 AT_ONCE = 16  # sequences that are drawn at a time, at most
 
@@ -51,7 +51,7 @@ def generate(
     (L, B, H), I, P = h.shape, ROW[pen], PEN_LOGITS[pen]
     TP = 0 if prime is None else prime.shape[1]
     D = P + 6 * num_mixtures
-    if max(L * B, TP + steps, 4 * H * H) >= LIMIT:
+    if max(max(L, COUNTER // sampling_plans.ROWS) * B, TP + steps, 4 * H * H) >= MOST:
         raise ValueError(
             f"generate: L={L}, H={H}, {B} sequences of {TP} + {steps} rows overflow 32-bit counters; lower the "
             "largest: a job can be cut anywhere"
@@ -101,9 +101,9 @@ def generate(
 
 
 def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps: int) -> Tensor:
-    """One cooperative launch; its options as the recurrence's."""
+    """One cooperative launch."""
     B, like, pieces = arguments["B"], network.inputs, chunks(network.H, plan.width)
-    if (steps + 1) * (network.L + 1) * plan.programs >= LIMIT:
+    if (steps + 1) * (network.L + 1) * plan.programs >= MOST:
         raise ValueError(
             f"generate: {steps} rows are more than 32-bit counters hold by the resident plan; lower max_steps"
         )
@@ -116,8 +116,7 @@ def _resident(plan: Resident, network: Network, arguments: dict[str, Any], steps
     constants = {"CHUNKS": pieces, "AHEAD": min(plan.ahead, len(pieces)), "ROWS": plan.rows, "UNITS": plan.units}
     constants |= {"COLUMNS": plan.columns, "PRECISION": plan.precision}
     taken = _taken_by("generate_resident.generate", network._asdict() | arguments | scratch | constants)
-    options = Options(WARPS, cooperative=True, registers=255 if plan.ahead == ALL else None)
-    launch("generate_resident.generate", (plan.programs, plan.groups), taken, options)
+    launch("generate_resident.generate", (plan.programs, plan.groups), taken, cooperative(plan.ahead))
     return stops[-1]
 
 
