@@ -1,15 +1,13 @@
 """The committed table of figures: reading and writing it, whether it is stale, and what a figure must not be."""
 
-import ast
-import functools
 import hashlib
-import importlib.util
 import json
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from .sources import source_of
 from .targets import TARGETS
 from .variants import Variant, pairs_of
 
@@ -24,32 +22,14 @@ def key(name: str, target: str) -> str:
 
 
 def digests(variants: Iterable[Variant]) -> dict[str, str]:
-    """By the name of a variant: of its definition and its kernel's files, which with Triton determine its rows."""
-
-    @functools.cache
-    def code(module: str) -> bytes:
-        return b"".join(f"{path.name}\n".encode() + path.read_bytes() for path in files_of(module))
-
+    """By the name of a variant: of its definition and its kernel's source, which with Triton determine its rows."""
+    variants = list(variants)
+    source = {kernel: source_of(kernel) for kernel in {variant.kernel for variant in variants}}
     found = {}
     for variant in variants:
         definition = f"{replace(variant, targets=())!r}\n".encode()
-        found[variant.name] = hashlib.sha256(definition + code(variant.kernel.partition(":")[0])).hexdigest()[:12]
+        found[variant.name] = hashlib.sha256(definition + source[variant.kernel]).hexdigest()[:12]
     return found
-
-
-def files_of(module: str) -> list[Path]:
-    """The module's file and those that it imports relatively, and so on; they are read, not run: that needs Triton."""
-    waiting, found = [Path(importlib.util.find_spec(module).origin)], set()
-    while waiting:
-        path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                waiting += [path.parents[node.level - 1] / f"{name.replace('.', '/')}.py" for name in names]
-    return sorted(found)
 
 
 def read(path: Path) -> dict:

@@ -253,12 +253,11 @@ LSTM, GRU, LOSS = (Variant(name, f"{name}:kernel", {}, targets=("sm_80", "sm_90"
 def tree(tmp_path, monkeypatch):
     """The modules of these three kernels, and what they import."""
     modules = {
-        "lstm": "from .cell import gates\n",
-        "gru": "from . import activations\n",
-        "loss": "import math\n",
-        "cell": "def gates():\n    from .activations import tanh\n",
-        "activations": "from .cell import gates\n",
-        "barrier": "",
+        "lstm": "import math\nfrom .cell import gates as cell_gates\n\ndef kernel():\n    cell_gates()\n",
+        "gru": "from .activations import tanh\n\n@jit(1)\ndef kernel():\n    return tanh\n\ndef other():\n    pass\n",
+        "loss": "LIMIT = 1\n\ndef kernel():\n    return LIMIT\n",
+        "cell": "from .activations import tanh\n\ndef gates():\n    tanh()\n\ndef unused():\n    pass\n",
+        "activations": "from .cell import gates\n\ndef tanh():\n    gates()\n",
     }
     for name, text in modules.items():
         (tmp_path / f"{name}.py").write_text(text)
@@ -267,23 +266,32 @@ def tree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("file", "names"),
+    ("file", "old", "new", "names"),
     [
-        ("activations", {"lstm", "gru"}),
-        ("cell", {"lstm", "gru"}),
-        ("lstm", {"lstm"}),
-        ("gru", {"gru"}),
-        ("loss", {"loss"}),
-        ("barrier", set()),
+        ("activations", "    gates()", "    gates(), 1", {"lstm", "gru"}),
+        ("cell", "    tanh()", "    tanh(1)", {"lstm", "gru"}),
+        ("cell", "    pass", "    return 1", set()),
+        ("lstm", "    cell_gates()", "    pass", {"lstm"}),
+        ("gru", "jit(1)", "jit(2)", {"gru"}),
+        ("gru", "    pass", "    return 1", set()),
+        ("loss", "LIMIT = 1", "LIMIT = 2", {"loss"}),
     ],
 )
-def test_a_changed_file_makes_the_rows_of_the_kernels_that_import_it_stale(tree, file, names):
+def test_a_changed_definition_makes_the_rows_of_the_kernels_that_use_it_stale(tree, file, old, new, names):
     before = table.digests([LSTM, GRU, LOSS])
     assert before == table.digests([LOSS, GRU, LSTM])
-    with open(tree / f"{file}.py", "a") as text:
-        text.write("x = 1\n")
+    path = tree / f"{file}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
     after = table.digests([LSTM, GRU, LOSS])
     assert {name for name in before if after[name] != before[name]} == names
+
+
+def test_an_imported_module_is_refused(tree):
+    """What of it is used would not be seen."""
+    (tree / "gru.py").write_text("from . import activations\n\ndef kernel():\n    pass\n")
+    with pytest.raises(ValueError, match=r"gru\.py: import the names of a module, .*from \. import activations"):
+        table.digests([GRU])
 
 
 def test_a_changed_variant_makes_its_own_rows_stale(tree):
