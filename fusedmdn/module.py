@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from . import ops
 from .mixture import StrokeMixture
 from .ops import checks
+from .ops.products import side_by_side
 from .packing import Packing
-from .products import head_of, side_by_side
 from .stroke_batch import StrokeBatch
 from .strokes import Scale
 
@@ -378,13 +378,42 @@ class FusedLSTMMDN(nn.Module):
         if state is not None:
             self._check_state(state, x.shape[1])
         if lengths is None or not ops.runs_on_cpu_kernels(self.head.weight) or bool((lengths == x.shape[0]).all()):
-            raw, new_state = self.raw_output(x, state, lengths)
-            return self._nll(raw, rows, lengths), new_state
+            return self._nll(x, rows, state, lengths)
         packing = Packing(lengths, x.shape[0])
         state = None if state is None else tuple(v[:, packing.order] for v in state)
-        raw, new_state = self._stack(packing.pack(x), state, packing.lengths)
-        nll = self._nll(raw[:, None], packing.pack(rows)[:, None], None)[:, 0]
+        nll, new_state = self._nll(packing.pack(x), packing.pack(rows), state, packing.lengths)
         return packing.unpack(nll), tuple(v[:, packing.back] for v in new_state)
+
+    def _nll(self, x: Tensor, rows: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """As `_score`, of what may be packed: by one operator, unless something needs the layers one by one."""
+        network: dict[str, Any] = {"num_mixtures": self.num_mixtures, "pen": self.pen, "means": self.means}
+        dropout = self.training and self.dropout > 0 and self.num_layers > 1
+        if dropout or (self.recompute and torch.is_grad_enabled()) or self._head_is_called():
+            packed = x.dim() == 2
+            raw, new_state = self._stack(x, state, lengths) if packed else self.raw_output(x, state, lengths)
+            if packed:
+                raw, rows, lengths = raw[:, None], rows[:, None], None
+            nll = ops.mdn_nll(raw, rows, lengths, **network, clip=self.clip_output)
+            return nll[:, 0] if packed else nll, new_state
+        dtype = self.head.weight.dtype
+        return ops.lstm_mdn_nll(
+            x.to(dtype),
+            rows,
+            self._weights(),
+            None if state is None else (state[0].to(dtype), state[1]),
+            **network,
+            skip=self.skip,
+            peephole=self.peephole,
+            lengths=lengths,
+            clip_gates=self.clip_gates,
+            clip_output=self.clip_output,
+        )
+
+    def _head_is_called(self) -> bool:
+        """Whether the head has to be called as a module: it is no plain nn.Linear, or somebody listens to its calls."""
+        head = self.head
+        hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
+        return type(head) is not nn.Linear or head.bias is None or any(hooks)
 
     def _stack(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Raw head output and (h, c) from inputs (T, B, I), or packed, whose masked steps hold numbers."""
@@ -407,19 +436,12 @@ class FusedLSTMMDN(nn.Module):
                 out, state_n = ops.lstm(xw, weight_hh, initial, **options)
             outputs.append(out)
             last.append(state_n)
-        raw = head_of(outputs if self.skip else outputs[-1:], self.head)
+        outputs = outputs if self.skip else outputs[-1:]
+        if self._head_is_called():
+            raw = self.head(torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0])
+        else:
+            raw = side_by_side(outputs, self.head.weight, self.head.bias)
         return raw, (torch.stack([h for h, _ in last]), torch.stack([c for _, c in last]))
-
-    def _nll(self, raw: Tensor, rows: Tensor, lengths: Tensor | None) -> Tensor:
-        return ops.mdn_nll(
-            raw,
-            rows,
-            lengths,
-            num_mixtures=self.num_mixtures,
-            pen=self.pen,
-            means=self.means,
-            clip=self.clip_output,
-        )
 
     def _time_first(
         self, name: str, value: Tensor | PackedSequence, lengths: Tensor | None

@@ -1,4 +1,4 @@
-"""The operators: `lstm`, `mdn_nll`, `generate`, and the random stream they share.
+"""The operators: `lstm` and `mdn_nll`, `lstm_mdn_nll` and `generate` of whole networks; the random stream.
 
 `torch.ops.fusedmdn` has the same operators without checks or defaults; `reference` is what each must equal.
 """
@@ -8,7 +8,7 @@ from ._backend import FallbackWarning, backend, report
 from ._cpu import isa as cpu_isa
 from .chunked import generate_chunked
 from .forced import plan
-from .functional import GenerateState, generate, lstm, lstm_layer, mdn_nll, runs_on_cpu_kernels
+from .functional import GenerateState, generate, lstm, lstm_layer, lstm_mdn_nll, mdn_nll, runs_on_cpu_kernels
 from .stream import normals, uniforms
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "generate_chunked",
     "lstm",
     "lstm_layer",
+    "lstm_mdn_nll",
     "mdn_nll",
     "normals",
     "plan",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from . import cpu, reference, triton
 from ._backend import kernel, register
-from .reference import accumulate, alive
+from .layout import accumulate
+from .products import recurrent_gradient
 
 
 def _operator(name: str, schema: str, typed_by: int = 0) -> torch.library.CustomOpDef:
@@ -72,6 +73,20 @@ mdn_nll_backward = _operator(
     " bool want_target) -> (Tensor raw, Tensor target)",
     typed_by=1,
 )
+lstm_mdn_nll = _operator(
+    "lstm_mdn_nll",
+    "(Tensor x, Tensor target, Tensor[] weights, Tensor h0, Tensor c0, Tensor? lengths, int num_mixtures, str pen,"
+    " str means, bool skip, bool peephole, float? clip_gates, float? clip_output, bool save)"
+    " -> (Tensor nll, Tensor h_T, Tensor c_T, Tensor h, Tensor gates, Tensor cells, Tensor raw)",
+)
+lstm_mdn_nll_backward = _operator(
+    "lstm_mdn_nll_backward",
+    "(Tensor grad, Tensor grad_h_T, Tensor grad_c_T, Tensor x, Tensor target, Tensor[] weights, Tensor h0, Tensor c0,"
+    " Tensor? lengths, Tensor h, Tensor gates, Tensor cells, Tensor raw, int num_mixtures, str pen, str means,"
+    " bool skip, bool peephole, float? clip_gates, float? clip_output, bool want_x, bool want_target)"
+    " -> (Tensor x, Tensor target, Tensor[] weights, Tensor h0, Tensor c0)",
+    typed_by=3,
+)
 generate = _operator(
     "generate",
     "(Tensor[] weights, Tensor h, Tensor c, Tensor row, Tensor drawn, Tensor done, Tensor seed, int steps, Tensor bias,"
@@ -81,6 +96,7 @@ generate = _operator(
 _no_second_derivative(lstm_backward)
 _no_second_derivative(lstm_gates)
 _no_second_derivative(mdn_nll_backward)
+_no_second_derivative(lstm_mdn_nll_backward)
 
 
 @lstm.register_fake
@@ -114,7 +130,8 @@ def _lstm_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     dz, dh0, dc0, dpeephole = lstm_backward(*given, weight_hh, c0, peephole, lengths, gates, cells, ctx.clip)
     dweight = None
     if ctx.needs_input_grad[1]:
-        dweight = _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths)
+        with torch.autocast(h.device.type, enabled=False):  # in the dtype that forward had
+            dweight = recurrent_gradient(dz, h, h0.to(h.dtype), lengths)
     dpeephole = None if peephole is None else dpeephole.to(peephole.dtype)
     return dz, dweight, dh0.to(h0.dtype), dc0.to(c0.dtype), dpeephole, None, None, None
 
@@ -125,21 +142,6 @@ def _gradients_given(
     """Gradients of h, h_T and c_T, zeros where there are none."""
     outputs = h, h0.to(h.dtype), c0.to(cells.dtype)
     return [torch.zeros_like(v) if g is None else g for g, v in zip(grads, outputs, strict=False)]
-
-
-def _lstm_weight_gradient(dz: Tensor, h: Tensor, h0: Tensor, lengths: Tensor | None) -> Tensor:
-    """The sum over rows of dz_t (outer) h_{t-1}, (4H, H)."""
-    if lengths is not None:  # the state of an empty sequence is never read, so it may hold anything
-        h0 = torch.where(alive(1, lengths)[0], h0, 0)
-    if h.dim() == 3:
-        first, later, previous = dz[:1].flatten(0, 1), dz[1:].flatten(0, 1), h[: h.shape[0] - 1].flatten(0, 1)
-    else:  # packed: a row's predecessor lies as many rows before it as there were sequences alive then
-        live = reference.packed_rows(lengths, len(h))
-        number = live.flatten().cumsum(0).view_as(live) - 1
-        first, later = dz.split([int(live[:1].sum()), int(live[1:].sum())])
-        previous, h0 = h[number[: len(live) - 1][live[1:]]], h0[: len(first)]
-    dweight = later.t() @ previous
-    return torch.addmm(dweight, first.t(), h0) if first.shape[0] else dweight
 
 
 lstm.register_autograd(_lstm_autograd, setup_context=_lstm_context)
@@ -178,7 +180,7 @@ def _layer_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
             dz @ weight_ih if ctx.needs_input_grad[0] else None,
             rows.t() @ x.flatten(0, -2) if ctx.needs_input_grad[1] else None,
             rows.sum(0) if ctx.needs_input_grad[2] else None,
-            _lstm_weight_gradient(dz, h, h0.to(h.dtype), lengths) if ctx.needs_input_grad[3] else None,
+            recurrent_gradient(dz, h, h0.to(h.dtype), lengths) if ctx.needs_input_grad[3] else None,
             dh0.to(h0.dtype),
             dc0.to(c0.dtype),
             None if peephole is None else dpeephole.to(peephole.dtype),
@@ -214,6 +216,56 @@ def _mdn_autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 mdn_nll.register_autograd(_mdn_autograd, setup_context=_mdn_context)
 
 
+@lstm_mdn_nll.register_fake
+def _(  # type: ignore[no-untyped-def]
+    x, target, weights, h0, c0, lengths, num_mixtures, pen, means, skip, peephole, clip_gates, clip_output, save
+):
+    rows, (L, B, H), acc = x.shape[:-1], h0.shape, accumulate(x.dtype)
+    saved = rows if save else (0, *rows[1:])
+    return (
+        x.new_empty(rows, dtype=acc),
+        x.new_empty(L, B, H),
+        x.new_empty(L, B, H, dtype=acc),
+        x.new_empty(L, *saved, H),
+        x.new_empty(L, *saved, 4 * H),
+        x.new_empty(L, *saved, H, dtype=acc),
+        x.new_empty(*saved, weights[-1].shape[0]),
+    )
+
+
+@lstm_mdn_nll_backward.register_fake
+def _(  # type: ignore[no-untyped-def]
+    grad, grad_h_T, grad_c_T, x, target, weights, h0, c0, lengths, h, gates, cells, raw, num_mixtures, pen, means,
+    skip, peephole, clip_gates, clip_output, want_x, want_target,
+):  # fmt: skip
+    dx, dtarget = x.new_empty(x.shape if want_x else 0), target.new_empty(target.shape if want_target else 0)
+    return dx, dtarget, [w.new_empty(w.shape) for w in weights], cells.new_empty(h0.shape), cells.new_empty(h0.shape)
+
+
+def _network_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, target, weights, h0, c0, lengths, *ctx.options, ctx.saved = inputs
+    ctx.mark_non_differentiable(*output[3:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, target, h0, c0, lengths, *output[3:], *weights)
+
+
+def _network_autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    if not ctx.saved:
+        raise RuntimeError("fusedmdn::lstm_mdn_nll was called with save=False, so it has nothing to differentiate")
+    x, target, h0, c0, lengths, h, gates, cells, raw, *weights = ctx.saved_tensors
+    want_x, want_target = ctx.needs_input_grad[:2]
+    shapes = x.shape[:-1], h0.shape, c0.shape
+    given = [cells.new_zeros(shape) if g is None else g for g, shape in zip(grads, shapes, strict=False)]
+    dx, dtarget, dweights, dh0, dc0 = lstm_mdn_nll_backward(
+        *given, x, target, weights, h0, c0, lengths, h, gates, cells, raw, *ctx.options, want_x, want_target
+    )
+    gradients = dx if want_x else None, dtarget if want_target else None, dweights, dh0.to(h0.dtype), dc0.to(c0.dtype)
+    return (*gradients, *[None] * 9)
+
+
+lstm_mdn_nll.register_autograd(_network_autograd, setup_context=_network_context)
+
+
 @generate.register_fake
 def _(  # type: ignore[no-untyped-def]
     weights, h, c, row, drawn, done, seed, steps, bias, temperature, prime, prime_lengths, num_mixtures, pen, means,
@@ -231,25 +283,39 @@ def _(  # type: ignore[no-untyped-def]
     return row.new_empty(steps, *row.shape, dtype=acc), torch.empty_like(drawn), *state
 
 
-def _autocast(name: str, products: int, device: str) -> Callable[..., Any]:
+def _autocast(name: str, multiplied: Callable[..., list[Any]], device: str) -> Callable[..., Any]:
     """An lstm operator under autocast: its matrix products in the autocast dtype, cell state and peepholes as they are.
 
-    Its first `products` arguments are what is multiplied. mdn_nll and generate need no rule: they take any float dtype
-    and compute in float32.
+    `multiplied` gives its arguments, with those that are multiplied cast. mdn_nll and generate need no rule: they take
+    any float dtype and compute in float32.
     """
     key = getattr(torch._C.DispatchKey, "Autocast" + torch._C._dispatch_key_for_device(device))
     operator = getattr(torch.ops.fusedmdn, name)
 
     def run(_: Any, *given: Any) -> Any:
         dtype = torch.get_autocast_dtype(device)
-        cast = [v if v.dtype == torch.float64 else v.to(dtype) for v in given[:products]]
+        cast = multiplied(lambda v: v if v.dtype == torch.float64 else v.to(dtype), *given)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return operator(*cast, *given[products:])
+            return operator(*cast)
 
     return run
 
 
+Cast = Callable[[Tensor], Tensor]
+
+
+def _first(count: int) -> Callable[..., list[Any]]:
+    """The first arguments of an operator."""
+    return lambda cast, *given: [*map(cast, given[:count]), *given[count:]]
+
+
+def _network(cast: Cast, x: Tensor, target: Tensor, weights: list[Tensor], h0: Tensor, *rest: Any) -> list[Any]:
+    """What lstm_mdn_nll multiplies: x, h0 and all weights but the peepholes."""
+    peepholes = range(4, len(weights) - 2, 5) if rest[6] else ()
+    return [cast(x), target, [w if k in peepholes else cast(w) for k, w in enumerate(weights)], cast(h0), *rest]
+
+
 _autocast_rules = torch.library.Library("fusedmdn", "FRAGMENT")  # the rules live as long as this object
 for _device, _key in (("cpu", "AutocastCPU"), ("cuda", "AutocastCUDA")):
-    for _name, _products in (("lstm", 3), ("lstm_layer", 5)):
-        _autocast_rules.impl(_name, _autocast(_name, _products, _device), _key, with_keyset=True)
+    for _name, _multiplied in (("lstm", _first(3)), ("lstm_layer", _first(5)), ("lstm_mdn_nll", _network)):
+        _autocast_rules.impl(_name, _autocast(_name, _multiplied, _device), _key, with_keyset=True)

@@ -1,5 +1,7 @@
 """What arguments may be, for every layer that checks them; an error names the argument, what it is and should be."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,22 +26,37 @@ def check_options(pen: str, means: str, num_mixtures: int) -> None:
         raise ValueError(f"num_mixtures must be >= 1, got {num_mixtures}")
 
 
-def check_clip(clip: float | None) -> None:
+def check_clip(clip: float | None, name: str = "clip") -> None:
     """Raise ValueError unless the bound is positive, or None."""
     if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be > 0 or None, got {clip}")
+        raise ValueError(f"{name} must be > 0 or None, got {clip}")
+
+
+def same_dtype(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors may be multiplied as they are."""
+    return a.dtype == b.dtype
 
 
 def check_weights(
-    weights: list[Tensor], state: Tensor, num_mixtures: int, pen: str, skip: bool, peephole: bool
+    weights: list[Tensor],
+    state: Tensor,
+    inputs: int,
+    num_mixtures: int,
+    pen: str,
+    skip: bool,
+    peephole: bool,
+    fit: Callable[[Tensor, Tensor], bool] = same_dtype,
 ) -> None:
-    """Raise ValueError unless these are a network's weights for a state (L, B, H), of one dtype and on one device."""
+    """Raise ValueError unless these are a network's weights for a state (L, B, H) and so many inputs.
+
+    They must lie on one device, and all but the peepholes must `fit` the first.
+    """
     if state.dim() != 3 or not state.shape[0] or not state.shape[2]:
         raise ValueError(f"h: expected shape (L, B, H), L and H at least 1, got {tuple(state.shape)}")
     L, _, H = state.shape
     expected: list[tuple[str, tuple[int, ...]]] = []
     for n in range(L):
-        below = ROW[pen] if n == 0 else H + ROW[pen] * skip
+        below = inputs if n == 0 else H + inputs * skip
         expected += [("weight_ih", (4 * H, below)), ("weight_hh", (4 * H, H)), ("bias_ih", (4 * H,))]
         expected += [("bias_hh", (4 * H,))] + [("peephole", (3, H))] * peephole
     D = PEN_LOGITS[pen] + 6 * num_mixtures
@@ -49,7 +66,7 @@ def check_weights(
     like = weights[0]
     for k, (weight, (name, shape)) in enumerate(zip(weights, expected, strict=True)):
         expect_shape(f"weights[{k}] ({name})", weight, *shape)
-        if weight.dtype != like.dtype or weight.device != like.device:
+        if weight.device != like.device or not (name == "peephole" or fit(weight, like)):
             raise ValueError(
                 f"weights[{k}] ({name}): expected {like.dtype} on {like.device}, got {weight.dtype} on {weight.device}"
             )

@@ -5,6 +5,7 @@ and shape is known before a pointer is taken.
 """
 
 import ctypes
+import functools
 import math
 import threading
 import weakref
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _cpu, reference
+from . import _cpu, composed, reference
 from .checks import PEN_LOGITS, ROW, check_clip, check_lengths, check_options, check_weights, expect_shape, packed_steps
 from .recycled import empty
 from .stream import STEP_LIMIT
@@ -91,6 +92,7 @@ def lstm(
     lengths: Tensor | None,
     clip: float | None,
     save: bool,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """kernels/cpu/lstm.h; arguments and results as `reference.lstm`."""
     dtype, f32 = _kernel_dtype("xw", xw), torch.float32
@@ -99,8 +101,10 @@ def lstm(
     rows, H = xw.shape[:-1], xw.shape[-1] // 4
     common = _recurrence(xw, weight_hh, c0, peephole, lengths, H)
     B = common["B"]
-    saved = rows if save else (0, *rows[1:])
-    h, gates, cells = empty(xw, *rows, H), empty(xw, *saved, 4 * H), empty(xw, *saved, H, dtype=f32)
+    if out is None:
+        saved = rows if save else (0, *rows[1:])
+        out = empty(xw, *rows, H), empty(xw, *saved, 4 * H), empty(xw, *saved, H, dtype=f32)
+    h, gates, cells = out
     h_T, c_T = xw.new_empty(B, H), xw.new_empty(B, H, dtype=f32)
     _call(
         _cpu.Lstm,
@@ -239,6 +243,11 @@ def mdn_nll_backward(
     return draw, target.new_empty(0) if dtarget is None else dtarget.to(target.dtype)
 
 
+KERNELS = composed.Kernels(lstm, lstm_backward, mdn_nll, mdn_nll_backward)
+lstm_mdn_nll = functools.partial(composed.forward, KERNELS)
+lstm_mdn_nll_backward = functools.partial(composed.backward, KERNELS)
+
+
 def _mdn_arguments(
     raw: Tensor, target: Tensor, lengths: Tensor | None, pen: str, M: int, means: str, clip: float | None
 ) -> dict[str, Any]:
@@ -333,8 +342,8 @@ def generate(
     """kernels/cpu/sampler.h; arguments and results as `reference.generate`."""
     dtype, f32, i64 = _kernel_dtype("weights[0]", weights[0]), torch.float32, torch.int64
     check_options(pen, means, num_mixtures)
-    check_weights(weights, h, num_mixtures, pen, skip, peephole)
-    (L, B, H), columns, plain = h.shape, ROW[pen], [w.detach().contiguous() for w in weights]
+    check_weights(weights, h, ROW[pen], num_mixtures, pen, skip, peephole)
+    (L, B, H), columns, plain = h.shape, ROW[pen], [w.detach().to(dtype).contiguous() for w in weights]
     drawn, done = _given("drawn", drawn, i64, B), _given("done", done, torch.bool, B)
     if B and (int(drawn.min()) < 0 or int(drawn.max()) > STEP_LIMIT - steps):
         raise ValueError(f"drawn: expected values in [0, 2^32 - {steps}], got {int(drawn.min())} to {int(drawn.max())}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _backend, _library, sizes
+from . import _backend, _library, layout, sizes
 from .checks import (
     PEN_LOGITS,
     ROW,
@@ -119,7 +119,7 @@ def lstm_layer(
     expect_shape("weight_ih", weight_ih, len(weight_hh), x.shape[-1])
     expect_shape("bias", bias, len(weight_hh))
     if lengths is not None and x.dim() == 3:
-        x = torch.where(_library.alive(len(x), lengths), x, 0)
+        x = torch.where(layout.alive(x.shape[0], lengths), x, 0)
     h, h_T, c_T, _ = _library.lstm_layer(x, weight_ih, bias, weight_hh, h0, c0, peephole, lengths, clip)
     return h, (h_T, c_T)
 
@@ -142,7 +142,7 @@ def _recurrence(
         lengths, _ = packed_steps(lengths, len(rows))
         B = len(lengths)
     if state is None:
-        h0, c0 = rows.new_zeros(B, H), rows.new_zeros(B, H, dtype=_library.accumulate(rows.dtype))
+        h0, c0 = rows.new_zeros(B, H), rows.new_zeros(B, H, dtype=layout.accumulate(rows.dtype))
     else:
         h0, c0 = state
     expect_shape("h0", h0, B, H)
@@ -196,6 +196,91 @@ def mdn_nll(
     return _library.mdn_nll(raw, target, lengths, pen, num_mixtures, means, clip)
 
 
+def lstm_mdn_nll(
+    x: Tensor,
+    target: Tensor,
+    weights: Sequence[Tensor],
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    num_mixtures: int,
+    pen: str = "bernoulli",
+    means: str = "linear",
+    skip: bool = False,
+    peephole: bool = False,
+    lengths: Tensor | None = None,
+    clip_gates: float | None = None,
+    clip_output: float | None = None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The loss of a whole network: LSTM layers, head and `mdn_nll` (Graves 2013, equations 1-26).
+
+    Without an array of (T, B, M), and on a GPU, where the weights fit on chip, in one launch each way.
+
+    Args:
+        x: (T, B, I), the inputs; or packed as in a PackedSequence, (sum of lengths, I): step by step, longest sequence
+            first. target and the result are then packed too. Steps from lengths on may hold anything, NaN included.
+        target: (T, B, 3 or 5), the row that follows each input, as in `mdn_nll`; of any float dtype.
+        weights: per layer weight_ih (4H, ·), weight_hh (4H, H), bias_ih, bias_hh (4H) and, with `peephole`, (3, H);
+            then the head's weight (P + 6M, ·) and bias. All but the peepholes of the dtype of x.
+        state: h0 and c0, (L, B, H) each, h0 of the dtype of x; zero by default.
+        num_mixtures: M.
+        pen: "bernoulli" or "categorical".
+        means: "linear", or "sigmoid" for means mapped into (0, 1).
+        skip: the input feeds every layer, and every layer feeds the head: weight_ih is (4H, I + H) above the first
+            layer, for [x ; h below], and the head's weight (P + 6M, L H).
+        peephole: the layers have peepholes.
+        lengths: (B) integers in [0, T].
+        clip_gates: bound of the pre-activations' gradient at every step of the backward pass (Graves, section 2.1).
+        clip_output: bound of the gradient of the head's output (Graves, section 4.2).
+
+    Returns:
+        Nats, (T, B): float64 for float64, else float32; zero where t >= length. And (h_T, c_T), (L, B, H) each, at
+        every sequence's last step; c_T is float32 at least.
+
+    Raises:
+        ValueError: a shape, dtype, device, option or length that does not fit.
+    """
+    check_options(pen, means, num_mixtures)
+    check_clip(clip_gates, "clip_gates")
+    check_clip(clip_output, "clip_output")
+    if x.dim() not in (2, 3):
+        raise ValueError(f"x: expected shape (T, B, I), or (rows, I) packed, got {tuple(x.shape)}")
+    expect_shape("target", target, *x.shape[:-1], ROW[pen])
+    if not target.is_floating_point():
+        raise ValueError(f"target: expected floating point, got {target.dtype}")
+    weights, (L, odd) = list(weights), divmod(len(weights) - 2, layout.per_layer(peephole))
+    if L < 1 or odd:
+        raise ValueError(f"weights: expected {layout.per_layer(peephole)} for each layer and 2, got {len(weights)}")
+    if x.dim() == 3:
+        B, lengths = x.shape[1], check_lengths(lengths, x.shape[0], x.shape[1])
+    else:
+        lengths, _ = packed_steps(lengths, len(x))
+        B = len(lengths)
+    H = weights[1].shape[-1]
+    if state is None:
+        h0, c0 = x.new_zeros(L, B, H), x.new_zeros(L, B, H, dtype=layout.accumulate(x.dtype))
+    else:
+        h0, c0 = state
+    expect_shape("h0", h0, L, B, H)
+    expect_shape("c0", c0, L, B, H)
+
+    def fit(value: Tensor, like: Tensor) -> bool:
+        return value.dtype == like.dtype or _autocast_unifies(value, like)
+
+    check_weights(weights, h0, x.shape[-1], num_mixtures, pen, skip, peephole, fit)
+    for name, value in (("weights", weights[0]), ("h0", h0)):
+        if not fit(value, x):
+            raise ValueError(f"{name}: expected the dtype of x, {x.dtype}, got {value.dtype}")
+    for name, value in (("target", target), ("weights", weights[0]), ("h0", h0), ("c0", c0)):
+        if value.device != x.device:
+            raise ValueError(f"{name}: expected the device of x, {x.device}, got {value.device}")
+    if lengths is not None and x.dim() == 3:
+        x = torch.where(layout.alive(x.shape[0], lengths), x, 0)
+    save = torch.is_grad_enabled() and any(v.requires_grad for v in (x, target, h0, c0, *weights))
+    options = num_mixtures, pen, means, skip, peephole, clip_gates, clip_output
+    nll, h_T, c_T, *_ = _library.lstm_mdn_nll(x, target, weights, h0, c0, lengths, *options, save)
+    return nll, (h_T, c_T)
+
+
 def generate(
     weights: Sequence[Tensor],
     state: GenerateState,
@@ -245,7 +330,7 @@ def generate(
     sizes.check("steps", steps)
     if state.h.dim() != 3 or state.h.shape[1] != B:
         raise ValueError(f"state.h: expected shape (L, {B}, H), got {tuple(state.h.shape)}")
-    check_weights(list(weights), state.h, num_mixtures, pen, skip, peephole)
+    check_weights(list(weights), state.h, ROW[pen], num_mixtures, pen, skip, peephole)
     expect_shape("state.row", state.row, B, ROW[pen])
     expect_shape("state.c", state.c, *state.h.shape)
     expect_shape("state.drawn", state.drawn, B)

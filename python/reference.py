@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import PEN_LOGITS, packed_steps
+from . import composed
+from .checks import PEN_LOGITS
+from .layout import Layer, accumulate, alive, layers_of, packed_rows, unpack
 from .stream import box_muller, uniforms
 
 LOG_SIGMA_LIMIT = 12.0
@@ -21,29 +23,7 @@ RHO_LIMIT = 15.0
 END = 4  # the column of a stroke-5 row that says that the sequence has ended
 LOG_2PI = math.log(2 * math.pi)
 UNIFORM_BLOCKS = 1 << 20  # of four uniforms: what `generate` fetches at a time
-
-
-def accumulate(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the cell state and of the loss: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def alive(T: int, lengths: Tensor) -> Tensor:
-    """(T, B, 1) bool: step t of sequence b lies inside it."""
-    return (torch.arange(T, device=lengths.device)[:, None] < lengths)[..., None]
-
-
-def packed_rows(lengths: Tensor | None, rows: int) -> Tensor:
-    """(T, B) bool: where each of the packed rows belongs."""
-    lengths, T = packed_steps(lengths, rows)
-    return alive(T, lengths)[..., 0]
-
-
-def unpack(rows: Tensor, live: Tensor) -> Tensor:
-    """(T, B, ·) from packed rows, zero elsewhere."""
-    out = rows.new_zeros(*live.shape, rows.shape[-1])
-    out[live] = rows
-    return out
+ROWS_AT_ONCE = 1 << 12  # steps times sequences whose mixtures `lstm_mdn_nll` looks at together
 
 
 def _fresh(v: Tensor) -> Tensor:
@@ -82,12 +62,14 @@ def lstm(
     lengths: Tensor | None,
     clip: float | None,
     save: bool,
+    out: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The recurrence over hoisted input projections.
 
     xw (T, B, 4H), weight_hh (4H, H), h0 and c0 (B, H), peephole (3, H; rows i, f, o), lengths (B).
     Gives h (T, B, H), zero where t >= length; h_T, c_T (B, H) at the last valid step; and for backward, empty unless
-    `save`: gates (T, B, 4H) and cells (T, B, H), zero where t >= length. `clip` matters to backward alone.
+    `save`: gates (T, B, 4H) and cells (T, B, H), zero where t >= length. `clip` matters to backward alone. `out`: h,
+    gates and cells to write into instead; the gates may lie where xw does.
 
     All that is (T, B, ·) may be packed instead, as in a PackedSequence: (sum of lengths, ·), the live rows alone, step
     by step, longest sequence first.
@@ -96,16 +78,21 @@ def lstm(
         rows = packed_rows(lengths, len(xw))
         h, h_T, c_T, gates, cells = lstm(unpack(xw, rows), weight_hh, h0, c0, peephole, lengths, clip, save)
         gates, cells = (v[rows] if save else v.flatten(0, 1) for v in (gates, cells))
-        return h[rows], h_T, c_T, gates, cells
+        saved = h[rows], gates, cells
+        h, gates, cells = saved if out is None else (o.copy_(v) for o, v in zip(out, saved, strict=True))
+        return h, h_T, c_T, gates, cells
     T, B, H = xw.shape[0], xw.shape[1], xw.shape[2] // 4
     acc = accumulate(xw.dtype)
     h, c = h0.to(xw.dtype), c0.to(acc)
     peephole = None if peephole is None else peephole.to(acc)
     shortest, longest = _extent(T, lengths)
     live = None if lengths is None else alive(T, lengths)
-    hs = xw.new_zeros(T, B, H)
-    gates = xw.new_zeros(T if save else 0, B, 4 * H)
-    cells = xw.new_zeros(T if save else 0, B, H, dtype=acc)
+    if out is None:
+        kept = T if save else 0
+        out = xw.new_empty(T, B, H), xw.new_empty(kept, B, 4 * H), xw.new_empty(kept, B, H, dtype=acc)
+    hs, gates, cells = out
+    for v in out:
+        v[longest:] = 0
     for t in range(longest):
         z = xw[t].to(acc) + (h @ weight_hh.t()).to(acc)
         step_gates, step_c, step_h = cell(z, c, peephole)
@@ -376,6 +363,70 @@ def _inward(gradient: Tensor, raw: Tensor, limit: float) -> Tensor:
     return torch.where(outward, 0, gradient)
 
 
+KERNELS = composed.Kernels(lstm, lstm_backward, mdn_nll, mdn_nll_backward, ROWS_AT_ONCE)
+
+
+def lstm_mdn_nll(
+    x: Tensor,
+    target: Tensor,
+    weights: list[Tensor],
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    num_mixtures: int,
+    pen: str,
+    means: str,
+    skip: bool,
+    peephole: bool,
+    clip_gates: float | None,
+    clip_output: float | None,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The whole network's loss: layers of `lstm`, the head, and `mdn_nll` of the rows that follow the inputs.
+
+    x (T, B, I) in the weights' dtype; target (T, B, 3 or 5); weights as in `generate`, but of any I, and the peepholes
+    of any dtype; h0, c0 (L, B, H). Gives nll (T, B), zero where t >= length; h_T, c_T (L, B, H); and for backward, with
+    no step unless `save`: h (L, T, B, H), gates (L, T, B, 4H) and cells (L, T, B, H) as in `lstm`, and raw (T, B, D),
+    which may hold anything where t >= length. Packed as in `lstm`: x, target, nll and raw are (rows, ·), and what the
+    layers save (L, rows, ·).
+    """
+    return composed.forward(
+        KERNELS, x, target, weights, h0, c0, lengths, num_mixtures, pen, means, skip, peephole, clip_gates, clip_output,
+        save,
+    )  # fmt: skip
+
+
+def lstm_mdn_nll_backward(
+    grad: Tensor,
+    grad_h_T: Tensor,
+    grad_c_T: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weights: list[Tensor],
+    h0: Tensor,
+    c0: Tensor,
+    lengths: Tensor | None,
+    h: Tensor,
+    gates: Tensor,
+    cells: Tensor,
+    raw: Tensor,
+    num_mixtures: int,
+    pen: str,
+    means: str,
+    skip: bool,
+    peephole: bool,
+    clip_gates: float | None,
+    clip_output: float | None,
+    want_x: bool,
+    want_target: bool,
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
+    """Gradients of x, target (empty unless wanted) and weights, in their dtypes, and of h0 and c0 (L, B, H)."""
+    return composed.backward(
+        KERNELS, grad, grad_h_T, grad_c_T, x, target, weights, h0, c0, lengths, h, gates, cells, raw, num_mixtures, pen,
+        means, skip, peephole, clip_gates, clip_output, want_x, want_target,
+    )  # fmt: skip
+
+
 def draw(q: Components, u: Tensor, bias: Tensor, temperature: Tensor, pen: str) -> Tensor:
     """One row (..., 3 or 5) from one block of uniforms u (..., 4), word by word as DESIGN's random stream says.
 
@@ -406,16 +457,6 @@ def choose(weights: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(j, last)
 
 
-class Layer(NamedTuple):
-    """One layer's plain weights: weight_ih, weight_hh, bias_ih, bias_hh and, with peepholes, peephole (3, H)."""
-
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor
-    bias_hh: Tensor
-    peephole: Tensor | None = None
-
-
 def generate(
     weights: list[Tensor],
     h: Tensor,
@@ -442,9 +483,7 @@ def generate(
     sequence's index. prime (B, Tp, I), with prime_lengths (B), is read after the last row and before the first draw.
     Gives points (steps, B, I), zero after a sequence's end; lengths (B), points drawn, without the end row; new state.
     """
-    per_layer = 5 if peephole else 4
-    layers = [Layer(*weights[k : k + per_layer]) for k in range(0, len(weights) - 2, per_layer)]
-    head_weight, head_bias = weights[-2:]
+    layers, head_weight, head_bias = layers_of(weights, peephole)
     acc = accumulate(head_weight.dtype)
     h, c, row, drawn, done = h.to(head_weight.dtype), c.to(acc), row.to(acc), drawn.clone(), done.clone()
     if prime is not None and prime.shape[1]:

@@ -8,5 +8,16 @@ packed rows, whose places are computed from their lengths on the host.
 from .loss import mdn_nll, mdn_nll_backward
 from .recurrence import lstm, lstm_backward, lstm_gates, lstm_layer
 from .sampler import generate
+from .training import lstm_mdn_nll, lstm_mdn_nll_backward
 
-__all__ = ["generate", "lstm", "lstm_backward", "lstm_gates", "lstm_layer", "mdn_nll", "mdn_nll_backward"]
+__all__ = [
+    "generate",
+    "lstm",
+    "lstm_backward",
+    "lstm_gates",
+    "lstm_layer",
+    "lstm_mdn_nll",
+    "lstm_mdn_nll_backward",
+    "mdn_nll",
+    "mdn_nll_backward",
+]

@@ -37,6 +37,11 @@ def given(name: str, tensor: Tensor, like: Tensor, dtype: torch.dtype, *shape: i
     return tensor.clone() if tensor.data_ptr() % ALIGNED else tensor
 
 
+def aligned(out: Tensor) -> Tensor:
+    """What a kernel may write into: `out`, or memory of the same shape where it begins at no multiple of 16."""
+    return torch.empty_like(out) if out.data_ptr() % ALIGNED else out
+
+
 def same_dtype(name: str, tensor: Tensor, like: Tensor, *shape: int) -> Tensor:
     """As `given`, in like's dtype, which it must have already; raises ValueError for another."""
     if tensor.dtype != like.dtype:

@@ -12,6 +12,7 @@ from ..launch import device_of, launch
 from .arguments import (
     COUNTER,
     INDEPENDENT,
+    aligned,
     bound_of,
     cooperative,
     given,
@@ -22,6 +23,8 @@ from .arguments import (
     tf32_allowed,
 )
 from .refused import or_else
+
+Saved = tuple[Tensor, Tensor, Tensor]  # h, gates and cells
 
 
 def plan_of(direction: str, H: int, B: int, like: Tensor) -> plans.Plan:
@@ -64,12 +67,13 @@ def lstm(
     lengths: Tensor | None,
     clip: float | None,
     save: bool,
+    out: Saved | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """kernels/triton/lstm_*.py; arguments and results as `reference.lstm`.
 
     Kept for backward, a token and layer, e bytes an element of xw: 4H e of gates, 4H of cell state and H e of h.
     """
-    return _recurrence(xw, weight_hh, h0, c0, peephole, lengths, save_gates=save, save_cells=save)
+    return _recurrence(xw, weight_hh, h0, c0, peephole, lengths, save_gates=save, save_cells=save, out=out)
 
 
 def lstm_layer(
@@ -139,8 +143,9 @@ def _recurrence(
     *,
     save_gates: bool,
     save_cells: bool,
+    out: Saved | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, h_T, c_T, and gates and cells, empty where not asked for."""
+    """h, h_T, c_T, and gates and cells, empty where not asked for; written into `out` where it is given."""
     kernel_dtype("xw", xw)
     if xw.dim() not in (2, 3) or xw.shape[-1] % 4:
         raise ValueError(f"xw: expected shape (T, B, 4H), or (rows, 4H) packed, got {tuple(xw.shape)}")
@@ -148,15 +153,17 @@ def _recurrence(
         where = reference.packed_rows(lengths, len(xw))
         unpacked = reference.unpack(xw, where), weight_hh, h0, c0, peephole, lengths
         h, h_T, c_T, gates, cells = _recurrence(*unpacked, save_gates=save_gates, save_cells=save_cells)
-        gates, cells = (v[where] if len(v) else v.flatten(0, 1) for v in (gates, cells))
-        return h[where], h_T, c_T, gates, cells
+        saved = h[where], *(v[where] if len(v) else v.flatten(0, 1) for v in (gates, cells))
+        h, gates, cells = saved if out is None else (o.copy_(v) for o, v in zip(out, saved, strict=True))
+        return h, h_T, c_T, gates, cells
     T, B, H, f32 = *xw.shape[:2], xw.shape[2] // 4, torch.float32
     xw = given("xw", xw, xw, xw.dtype, T, B, 4 * H)
     weight_hh = same_dtype("weight_hh", weight_hh, xw, 4 * H, H)
     h0, c_T = given("h0", h0, xw, xw.dtype, B, H), given("c0", c0, xw, f32, B, H).clone()
-    h = xw.new_empty(T, B, H)
-    gates = xw.new_empty(T if save_gates else 0, B, 4 * H)
-    cells = xw.new_empty(T if save_cells else 0, B, H, dtype=f32)
+    if out is None:
+        kept = (T if save else 0 for save in (save_gates, save_cells))
+        out = xw.new_empty(T, B, H), xw.new_empty(next(kept), B, 4 * H), xw.new_empty(next(kept), B, H, dtype=f32)
+    h, gates, cells = written = [aligned(v) for v in out]
     h_T = h0.clone()
     common = {
         "xw": xw,
@@ -186,6 +193,7 @@ def _recurrence(
 
     if h.numel():
         _run("forward", H, B, xw, persistent, stepwise)
+    h, gates, cells = (v if v is o else o.copy_(v) for v, o in zip(written, out, strict=True))
     return h, h_T, c_T, gates, cells
 
 

@@ -47,7 +47,7 @@ def generate(
     like, f32, i64 = weights[0], torch.float32, torch.int64
     kernel_dtype("weights[0]", like)
     check_options(pen, means, num_mixtures)
-    check_weights(weights, h, num_mixtures, pen, skip, peephole)
+    check_weights(weights, h, ROW[pen], num_mixtures, pen, skip, peephole)
     (L, B, H), I, P = h.shape, ROW[pen], PEN_LOGITS[pen]
     TP = 0 if prime is None else prime.shape[1]
     D = P + 6 * num_mixtures

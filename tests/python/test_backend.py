@@ -130,6 +130,8 @@ def test_report_covers_every_operator():
         "lstm_backward",
         "lstm_layer",
         "lstm_gates",
+        "lstm_mdn_nll",
+        "lstm_mdn_nll_backward",
         "mdn_nll",
         "mdn_nll_backward",
         "generate",

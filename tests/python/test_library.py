@@ -190,11 +190,12 @@ def test_backward_without_saved_tensors_is_refused():
 
 def test_backward_under_autocast_keeps_its_precision():
     """A float32 operator back-propagated inside an autocast region is back-propagated in float32."""
-    xw, weight_hh, *_ = arguments(T, B, H, torch.float32)
+    xw, weight_hh = inputs = arguments(T, B, H, torch.float32)[:2]
     h, _ = ops.lstm(xw, weight_hh)
-    expected = torch.autograd.grad(h.sum(), xw, retain_graph=True)[0]
+    expected = torch.autograd.grad(h.sum(), inputs, retain_graph=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(torch.autograd.grad(h.sum(), xw)[0], expected)
+        for got, want in zip(torch.autograd.grad(h.sum(), inputs), expected, strict=True):
+            assert torch.equal(got, want)
 
 
 def test_dtypes_that_autocast_cannot_unify_are_named():

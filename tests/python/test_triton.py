@@ -32,6 +32,7 @@ from .problems import (
     repeats_for,
 )
 from .test_library import REGISTRATION, op
+from .test_lstm_mdn_nll import EVERYTHING, LENGTHS, Network
 from .test_mdn_nll import PENS
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -331,6 +332,7 @@ def test_nothing_looks_at_values_or_waits(simulated_plan):
     forward = lstm_arguments(3, 5, 8, torch.float32, True, True, 0.1)
     backward = backward_arguments(forward)
     loss = mdn_arguments(3, 5, 3, 1, "bernoulli", torch.float32, True, "linear")
+    network = Network(dtype=torch.float32, lengths=LENGTHS, **EVERYTHING)
     names = ["item", "cpu", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"]
     with contextlib.ExitStack() as stack:
         stack.enter_context(launching(Idle()))
@@ -342,6 +344,9 @@ def test_nothing_looks_at_values_or_waits(simulated_plan):
         triton.lstm_backward(*backward)
         triton.mdn_nll(*loss)
         triton.mdn_nll_backward(torch.zeros(3, 5), *loss, True)
+        nll, h_T, c_T, *saved = triton.lstm_mdn_nll(*network.arguments())
+        inputs, options = network.arguments()[:6], network.arguments()[6:-1]
+        triton.lstm_mdn_nll_backward(nll, h_T, c_T, *inputs, *saved, *options, True, True)
         with pytest.raises(AssertionError, match="looked at"):
             torch.zeros(1).item()
 
