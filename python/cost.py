@@ -142,6 +142,116 @@ def sampling(name: str, network: Network, B: int, size: int, tiles: Tiles, share
     )
 
 
+class Waves(NamedTuple):
+    """How a step of training is cut where all layers are one launch (kernels/triton/lstm_mdn_nll.py).
+
+    Tiles have `rows` sequences; every layer has `layer` programs. Of each row of h (forward) or dz (backward) such a
+    program reads K elements and multiplies `padded` by N columns, and `beside` more: of the input, or of the gradient
+    of raw, of which it reads `raw`. Forward `head` programs own `columns` outputs each; backward there are none.
+    """
+
+    rows: int
+    layer: int
+    K: int
+    padded: int
+    N: int
+    raw: int
+    beside: int
+    head: int
+    columns: int
+
+
+class Training(NamedTuple):
+    """One step of training, one way, for the whole batch, or a part of it; what comes after the loop is left out.
+
+    memory, exchange and share as in `Step`. multiply_adds: of the matrix products, padding included; needed: without.
+    barriers and launches are those of all T steps.
+    """
+
+    memory: int
+    exchange: int
+    multiply_adds: int
+    needed: int
+    barriers: int
+    launches: int
+    share: float
+
+    def moves(self, gpu: Datasheet) -> float:
+        """Seconds that the memory needs at the least, were each byte to come from there."""
+        return self.memory / gpu.bandwidth
+
+    def products(self, gpu: Datasheet, precision: str) -> float:
+        """Seconds that the matrix units need at the least."""
+        return self.multiply_adds / (gpu.multiply_adds[precision] * self.share)
+
+
+def program(L: int, waves: Waves, size: int) -> tuple[int, int]:
+    """Of a layer's busiest program and a tile: bytes that it reads of what others made, and its multiply-adds."""
+    matrices = 2 if L > 1 else 1
+    read, multiplied = matrices * waves.K + waves.raw, matrices * waves.padded + waves.beside
+    return waves.rows * read * size, waves.rows * multiplied * waves.N
+
+
+def training(direction: str, network: Network, T: int, B: int, size: int, waves: Waves, share: float) -> Training:
+    """A step of the fused plan, elements of `size` bytes; targets, as many as inputs, and cell states are float32.
+
+    memory: forward input and target read, h, gates, cells, raw and nll written; backward gates, two cell states, raw,
+    target and the gradient of nll read, dz and draw written.
+    """
+    L, H, D, I, inputs, heads = network
+    rows, forward = -(-B // waves.rows) * waves.rows, direction == "forward"
+    kept = L * H * (5 * size + 4) + (I + D) * size if forward else L * H * (8 * size + 8) + (D + waves.raw) * size
+    read = waves.layer * ((2 * L - 1) * waves.K + heads * waves.raw) + waves.head * heads * waves.K
+    of_layer = program(L, waves, size)[1] // waves.rows
+    return Training(
+        memory=B * (kept + 4 * I + 4),
+        exchange=B * (read * size + (4 * D if forward else 0)),
+        multiply_adds=rows * (L * waves.layer * of_layer + waves.head * heads * waves.padded * waves.columns),
+        needed=B * (4 * H * ((2 * L - 1) * H + (inputs * I if forward else 0)) + heads * H * D),
+        barriers=T + L,
+        launches=1,
+        share=share,
+    )
+
+
+def recurrences(step: Step, L: int, H: int, T: int, B: int) -> Training:
+    """A step of L layers one after another."""
+    return Training(
+        memory=L * step.memory,
+        exchange=L * step.exchange,
+        multiply_adds=L * step.multiply_adds,
+        needed=L * B * 4 * H * H,
+        barriers=L * step.barriers * T,
+        launches=L * (step.launches * T or 1),
+        share=step.share,
+    )
+
+
+def over_time(direction: str, network: Network, B: int, size: int) -> Training:
+    """A step's part of what lies between the layers where they are not fused: products of all steps, and the loss.
+
+    Every product reads its rows and writes its result once, a sum of several likewise: a layer's input and below it h
+    forward, backward the gradient of h from dz above and from that of raw. A product for each layer, one for the head.
+    """
+    L, H, D, I, inputs, heads = network
+    loss = 2 * D * size + 4 * I + 4
+    if direction == "forward":
+        moved = (L * 4 * H + inputs * I + (L - 1) * H + heads * H) * size
+        products = 4 * H * (inputs * I + (L - 1) * H) + heads * H * D
+    else:
+        moved = (L * H + (L - 1) * 4 * H + heads * D) * size
+        products = (L - 1) * 4 * H * H + heads * H * D
+    return Training(
+        memory=B * (moved + loss),
+        exchange=0,
+        multiply_adds=B * products,
+        needed=B * products,
+        barriers=0,
+        launches=L + 2 if direction == "forward" else L + 1,
+        share=1.0,
+    )
+
+
 def memory(direction: str, H: int, B: int, size: int, save: bool = True) -> int:
     """Bytes of a step in memory, elements of `size` bytes; the cell state is float32.
 

@@ -11,15 +11,19 @@ class PlanError(RuntimeError):
     """A plan is forced that does not fit."""
 
 
-FAMILY = {"persistent": "lstm", "stepwise": "lstm", "resident": "generate", "rows": "generate", "graph": "generate"}
+FAMILY = {
+    **dict.fromkeys(("persistent", "stepwise"), "lstm"),
+    **dict.fromkeys(("fused", "composed"), "lstm_mdn_nll"),
+    **dict.fromkeys(("resident", "rows", "graph"), "generate"),
+}
 
 # Of the process: autograd runs CUDA backward passes on threads of its own. A list of one element for each block that
 # is open, which takes out its own, in whatever order blocks of several threads end.
-_forced: dict[str, list[list[Any]]] = {"lstm": [], "generate": []}
+_forced: dict[str, list[list[Any]]] = {family: [] for family in FAMILY.values()}
 
 
 def plan_of(family: str) -> Any:
-    """The name or the plan that is forced for "lstm" or "generate", or None."""
+    """The name or the plan that is forced for "lstm", "lstm_mdn_nll" or "generate", or None."""
     return _forced[family][-1][0] if _forced[family] else None
 
 
@@ -27,8 +31,9 @@ def plan_of(family: str) -> Any:
 def plan(wanted: Any) -> Iterator[None]:
     """Force a plan inside, in the whole process.
 
-    Of the recurrence "persistent" or "stepwise", of sampling "resident", "rows" or "graph"; or one very plan, as it is
-    (`plans.Persistent`, `sampling_plans.Rows`, …). A call that the named one does not fit raises PlanError.
+    Of the recurrence "persistent" or "stepwise", of the whole network's loss "fused" or "composed", of sampling
+    "resident", "rows" or "graph"; or one very plan, as it is (`plans.Persistent`, `training_plans.Fused`, …). A call
+    that the named one does not fit raises PlanError.
     """
     name = getattr(wanted, "name", wanted)
     if name not in FAMILY:

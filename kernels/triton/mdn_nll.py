@@ -96,16 +96,11 @@ def pens_of(row, target, n, live, P: tl.constexpr):
     return tl.where(mask, e - tl.log(total)[:, None], 0.0), weight, goal, mask
 
 
-@triton.jit(do_not_specialize=["T", "B", "raw_stride_t", "raw_stride_b"], do_not_specialize_on_alignment=["raw"])
-def forward(
-    raw, target, lengths, nll, T, B, raw_stride_t, raw_stride_b,
-    M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """nll, zero where t >= length."""
-    n, t, b, exists, live = rows_of(lengths, T, B, ROWS)
+@triton.jit
+def likelihood(row, target, n, live, M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr):
+    """The negative log-likelihood of targets n under the raw outputs at `row` (ROWS); 0 where not live."""
     m = tl.arange(0, MP)
     mask = live[:, None] & (m < M)[None, :]
-    row = raw + t * raw_stride_t + b * raw_stride_b
     x, y, counts = offsets_of(target, n, live, P)
     log_weight, _, mu_x, mu_y, s_x, s_y, r = parameters(row, mask, m, M, P, SIGMOID)
     _, _, _, _, _, _, _, log_n = normal(x, y, mu_x, mu_y, s_x, s_y, r)
@@ -119,7 +114,18 @@ def forward(
     else:
         log_pen, _, goal, _ = pens_of(row, target, n, live, P)
         loss -= tl.sum(goal * log_pen, 1)
-    tl.store(nll + n, tl.where(live, loss, 0.0), mask=exists)
+    return tl.where(live, loss, 0.0)
+
+
+@triton.jit(do_not_specialize=["T", "B", "raw_stride_t", "raw_stride_b"], do_not_specialize_on_alignment=["raw"])
+def forward(
+    raw, target, lengths, nll, T, B, raw_stride_t, raw_stride_b,
+    M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """nll, zero where t >= length."""
+    n, t, b, exists, live = rows_of(lengths, T, B, ROWS)
+    row = raw + t * raw_stride_t + b * raw_stride_b
+    tl.store(nll + n, likelihood(row, target, n, live, M, MP, P, SIGMOID), mask=exists)
 
 
 @triton.jit
@@ -129,24 +135,21 @@ def inward(gradient, raw, limit):
     return tl.where(outward, 0.0, gradient)
 
 
-@triton.jit(do_not_specialize=["T", "B", "raw_stride_t", "raw_stride_b"], do_not_specialize_on_alignment=["raw"])
-def backward(
-    grad, raw, target, lengths, draw, dtarget, bound, T, B, raw_stride_t, raw_stride_b,
-    M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr,
+@triton.jit
+def gradients(
+    grad, row, target, n, live, exists, out, dtarget, bound,
+    M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of raw, clipped to ±bound after grad has been applied, and of target; zero where t >= length."""
-    n, t, b, exists, live = rows_of(lengths, T, B, ROWS)
+    """Of `grad` (ROWS) times the negative log-likelihood: raw's, clipped to ±bound, stored at `out`, and target's."""
     m = tl.arange(0, MP)
     mask = live[:, None] & (m < M)[None, :]
-    row = raw + t * raw_stride_t + b * raw_stride_b
     x, y, counts = offsets_of(target, n, live, P)
     log_weight, weight, mu_x, mu_y, s_x, s_y, r = parameters(row, mask, m, M, P, SIGMOID)
     u_x, u_y, inverse_x, inverse_y, grow, shrink, rho_raw, log_n = normal(x, y, mu_x, mu_y, s_x, s_y, r)
     _, gamma, _ = softmax(tl.where(mask, log_weight + log_n, LOWEST), mask)  # the responsibilities, G 28-29
 
     # derivatives of -log(sum_j pi_j N_j), G 30-37; (plus ± minus) / 2 is the derivative of Z / (1 - rho^2)
-    grad_row = tl.load(grad + n, mask=live, other=0.0)
-    scale = tl.where(counts, grad_row, 0.0)[:, None]
+    scale = tl.where(counts, grad, 0.0)[:, None]
     A, D = u_x + u_y, u_x - u_y
     plus, minus = A * (1.0 + shrink), D * (1.0 + grow)
     d_x, d_y = gamma * (plus + minus) * 0.25, gamma * (plus - minus) * 0.25
@@ -161,7 +164,6 @@ def backward(
     d_sy = inward(scale * (gamma - d_y * u_y), s_y, LOG_SIGMA_LIMIT)
     d_r = scale * gamma * ((D * D * grow - A * A * shrink) * 0.25 - tanh(rho_raw))
 
-    out = draw + n * (P + 6 * M)
     at = out[:, None] + P + m[None, :]
     exist = exists[:, None] & (m < M)[None, :]
     store(at, scale * (weight - gamma), mask, exist, bound)
@@ -173,17 +175,29 @@ def backward(
     if P == 1:
         e = tl.load(row, mask=live, other=0.0).to(tl.float32)
         goal = tl.load(target + n * 3 + 2, mask=live, other=0.0)
-        store(out, grad_row * (sigmoid(e) - goal), live, exists, bound)
+        store(out, grad * (sigmoid(e) - goal), live, exists, bound)
         if dtarget is not None:
-            tl.store(dtarget + n * 3 + 2, -grad_row * e, mask=exists)
+            tl.store(dtarget + n * 3 + 2, -grad * e, mask=exists)
     else:
         log_pen, pen, goal, pens = pens_of(row, target, n, live, P)
         k = tl.arange(0, 4)[None, :]
         there = exists[:, None] & (k < 3)
-        d_pen = grad_row[:, None] * (tl.sum(goal, 1)[:, None] * pen - goal)
+        d_pen = grad[:, None] * (tl.sum(goal, 1)[:, None] * pen - goal)
         store(out[:, None] + k, d_pen, pens, there, bound)
         if dtarget is not None:
-            tl.store(dtarget + n[:, None] * 5 + 2 + k, -grad_row[:, None] * log_pen, mask=there)
+            tl.store(dtarget + n[:, None] * 5 + 2 + k, -grad[:, None] * log_pen, mask=there)
+
+
+@triton.jit(do_not_specialize=["T", "B", "raw_stride_t", "raw_stride_b"], do_not_specialize_on_alignment=["raw"])
+def backward(
+    grad, raw, target, lengths, draw, dtarget, bound, T, B, raw_stride_t, raw_stride_b,
+    M: tl.constexpr, MP: tl.constexpr, P: tl.constexpr, SIGMOID: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of raw, clipped to ±bound after grad has been applied, and of target; zero where t >= length."""
+    n, t, b, exists, live = rows_of(lengths, T, B, ROWS)
+    row, out = raw + t * raw_stride_t + b * raw_stride_b, draw + n * (P + 6 * M)
+    grad_row = tl.load(grad + n, mask=live, other=0.0)
+    gradients(grad_row, row, target, n, live, exists, out, dtarget, bound, M, MP, P, SIGMOID)
 
 
 @triton.jit

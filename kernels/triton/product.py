@@ -56,3 +56,36 @@ def product(
         else:
             rest = tl.dot(loaded[n], tiles[n], rest, input_precision=PRECISION)
     return tl.sum(acc, 0) + tl.sum(rest, 0)
+
+
+@triton.jit
+def products(
+    rows, valid, tiles, others, others_valid, others_tiles, given, K: tl.constexpr, CHUNKS: tl.constexpr,
+    AHEAD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`product` of rows, plus that of other rows, unless their tiles are none, plus what is given, (1, R, N)."""
+    R: tl.constexpr = rows.shape[0]
+    N: tl.constexpr = given.shape[2]
+    SLICES: tl.constexpr = CHUNKS[0][1]
+    PIECES: tl.constexpr = len(CHUNKS) + len(others_tiles)
+    acc, rest, both = tl.zeros((SLICES, R, N), tl.float32), given, tiles + others_tiles
+    loaded = ()
+    for n in tl.static_range(min(AHEAD, PIECES)):
+        loaded = loaded + (piece(rows, valid, others, others_valid, n, K, CHUNKS),)
+    for n in tl.static_range(PIECES):
+        if n + AHEAD < PIECES:
+            loaded = loaded + (piece(rows, valid, others, others_valid, n + AHEAD, K, CHUNKS),)
+        if CHUNKS[n % len(CHUNKS)][1] == SLICES:
+            acc = tl.dot(loaded[n], both[n], acc, input_precision=PRECISION)
+        else:
+            rest = tl.dot(loaded[n], both[n], rest, input_precision=PRECISION)
+    return tl.sum(acc, 0) + tl.sum(rest, 0)
+
+
+@triton.jit
+def piece(rows, valid, others, others_valid, n: tl.constexpr, K: tl.constexpr, CHUNKS: tl.constexpr):
+    """Chunk n of the rows, then of the others."""
+    if n < len(CHUNKS):
+        return chunk(rows, valid, n, K, CHUNKS)
+    else:
+        return chunk(others, others_valid, n - len(CHUNKS), K, CHUNKS)

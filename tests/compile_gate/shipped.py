@@ -4,6 +4,7 @@ For each target, size and dtype the operators run on CPU tensors with a recorder
 plan that the target is offered. What they hand to the launcher is what is compiled. Only weights are not laid out.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from unittest import mock
 
 import fusedmdn.ops as ops
 import torch
-from fusedmdn.ops import launch, plans, sampling_plans, triton
+from fusedmdn.ops import launch, plans, sampling_plans, training_plans, triton
 from fusedmdn.ops.triton import network, sampler
 
 from .targets import TARGETS
@@ -21,6 +22,7 @@ SIZES = (128, 256, 400, 512, 900, 1024)
 BARE = 400  # the size at which everything is also compiled without what is optional
 MIXTURES = (2, 20, 128)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+PRECISIONS = {"bf16": ("ieee",), "fp16": ("ieee",), "fp32": ("tf32", "tf32x3")}
 # one GPU of each target: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090, MI300X
 PROCESSORS = {"sm_80": 108, "sm_86": 82, "sm_89": 128, "sm_90": 132, "sm_100": 148, "sm_120": 170, "gfx942": 304}
 TYPES = {
@@ -82,6 +84,7 @@ def _of_target(target: str) -> dict[str, Variant]:
             for H in SIZES:
                 _record_recurrence(recorder, label, dtype, H)
                 _record_sampling(recorder, label, dtype, H)
+                _record_training(recorder, label, dtype, H)
             for M in MIXTURES:
                 _record_loss(recorder, label, dtype, M)
     return recorder.variants
@@ -160,6 +163,38 @@ def _sampling_plans(
                 yield plan, L, f"L{L} {precision} {plan.rows}x{plan.units} width {plan.width} ahead {ahead}"
         for plan in sampling_plans.streaming_plans(H, 1, precision, device):
             yield plan, 2, f"{precision} {plan.rows}x{plan.units} stages {plan.stages}"
+
+
+def _record_training(recorder: Recorder, label: str, dtype: torch.dtype, H: int) -> None:
+    """The fused plans, as `_record_sampling`; one layer and more are different kernels, the head reads all or one."""
+    if label == "fp16" and H != BARE:  # it compiles as bf16 does
+        return
+    ways = [(20, "bernoulli", False, (1, 3))]
+    if H == BARE and label != "fp16":
+        ways += [(20, "bernoulli", True, (3,)), (64, "categorical", False, (2,))]
+    for M, pen, bare, layers in ways:
+        D = (3 if pen == "categorical" else 1) + 6 * M
+        for direction, L, precision in itertools.product(("forward", "backward"), layers, PRECISIONS[label]):
+            for plan in training_plans.fused_plans(direction, L, H, D, 1, dtype.itemsize, precision, recorder.device):
+                ahead = "all" if plan.ahead == plans.ALL else plan.ahead
+                tiles = f"L{L} {precision} {plan.rows}x{plan.units} width {plan.width} ahead {ahead}"
+                recorder.name = f"{label} H{H} M{M} {pen} {tiles}" + " bare" * bare
+                with ops.plan(plan):
+                    _train(direction, dtype, L, H, M, pen, bare)
+
+
+def _train(direction: str, dtype: torch.dtype, L: int, H: int, M: int, pen: str, bare: bool) -> None:
+    """One direction of one step of one sequence."""
+    weights, h, c, row, *_ = _sampling_arguments(dtype, L, H, M, pen, bare)
+    lengths, means = None if bare else torch.ones(1, dtype=torch.int64), "sigmoid" if bare else "linear"
+    x, h0, target, D = row[None].to(dtype), h.to(dtype), row[None], len(weights[-1])
+    options = M, pen, means, not bare, not bare, 1.0, 1.0
+    if direction == "forward":
+        triton.lstm_mdn_nll(x, target, weights, h0, c, lengths, *options, not bare)
+        return
+    kept = h0[:, None], torch.zeros(L, 1, 1, 4 * H, dtype=dtype), c[:, None], torch.zeros(1, 1, D, dtype=dtype)
+    grads = torch.zeros(1, 1), h, c
+    triton.lstm_mdn_nll_backward(*grads, x, target, weights, h0, c, lengths, *kept, *options, False, not bare)
 
 
 def _sampling_arguments(dtype: torch.dtype, L: int, H: int, M: int, pen: str, bare: bool) -> tuple[Any, ...]:
