@@ -208,7 +208,7 @@ def training(direction: str, network: Network, T: int, B: int, size: int, waves:
         exchange=B * (read * size + (4 * D if forward else 0)),
         multiply_adds=rows * (L * waves.layer * of_layer + waves.head * heads * waves.padded * waves.columns),
         needed=B * (4 * H * ((2 * L - 1) * H + (inputs * I if forward else 0)) + heads * H * D),
-        barriers=T + L,
+        barriers=T + L + (0 if forward else 1),
         launches=1,
         share=share,
     )

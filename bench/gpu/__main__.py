@@ -27,9 +27,20 @@ from rich.console import Console
 from fusedmdn import ops
 
 from ..worker import FILE_WIDTH
-from . import promises, report, sampling_promises, sampling_timings, suite, table, timings
+from . import (
+    network,
+    objective,
+    promises,
+    report,
+    sampling_promises,
+    sampling_timings,
+    suite,
+    table,
+    timings,
+    training_promises,
+    training_timings,
+)
 from .machine import Machine, cuda
-from .network import PLANS
 from .sizes import Sizes
 
 Json = dict[str, Any]
@@ -64,17 +75,25 @@ def parts(machine: Machine, sizes: Sizes) -> dict[str, Callable[[], Json]]:
     }
     for plan in ("persistent", "stepwise"):
         found[f"CUDA graph, {plan}"] = functools.partial(promises.graph, machine, sizes, plan)
-    looks = {
+    of_training = {
+        "training": training_promises.plain,
+        "training in a CUDA graph": training_promises.captured,
+        "training, compiled variants": training_promises.compiled,
+    }
+    of_sampling = {
         "sampling": sampling_promises.plain,
         "sampling in a CUDA graph": sampling_promises.captured,
         "sampling by the shipped weights": sampling_promises.real,
         "sampling, compiled variants": sampling_promises.compiled,
     }
-    for plan, (name, look) in itertools.product(PLANS, looks.items()):
-        found[f"{name}, {plan}"] = functools.partial(look, machine, sizes, plan)
+    for plans, looks in ((objective.PLANS, of_training), (network.PLANS, of_sampling)):
+        for plan, (name, look) in itertools.product(plans, looks.items()):
+            found[f"{name}, {plan}"] = functools.partial(look, machine, sizes, plan)
     found["sampling on another GPU, graph"] = functools.partial(sampling_promises.elsewhere, machine, sizes)
     found |= {f"lstm, H {H}": functools.partial(timings.lstm, machine, sizes, H) for H in sizes.hidden}
     found["mdn_nll"] = functools.partial(timings.mdn_nll, machine, sizes)
+    for name in sizes.training.models:
+        found[f"training, model {name}"] = functools.partial(training_timings.training, machine, sizes, name)
     for name in sizes.sampling.models:
         found[f"sampling, model {name}"] = functools.partial(sampling_timings.sampling, machine, sizes, name)
     return found

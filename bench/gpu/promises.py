@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from fusedmdn.ops import launch, plans
@@ -15,37 +15,29 @@ from ..works import loss as loss_work
 from . import layer
 from .machine import Machine, Outputs
 from .sizes import Sizes
+from .timings import NO_FIT
 
 Json = dict[str, Any]
+Subject = TypeVar("Subject")  # of promises
 DTYPE = torch.bfloat16
 
 
 def repeated(machine: Machine, sizes: Sizes) -> Json:
     """One persistent forward and backward pass again and again: a step read before it was there would show."""
-    T, B, H = _shape(sizes)
+    T, B, H = shape_of(sizes)
     run = layer.planned(layer.ours(T, B, H, DTYPE, machine.device).both, "persistent")
-    first, different = run(), Counter[str]()
-    for _ in range(sizes.runs - 1):
-        different.update(unequal(run(), first))
-    trouble = f"not bitwise equal: {dict(different)} of {sizes.runs} runs" if different else None
-    return {"trouble": trouble, "T": T, "B": B, "H": H, "runs": sizes.runs, "different": dict(different)}
+    different = repeats(run, sizes.runs)
+    trouble = f"not bitwise equal: {different} of {sizes.runs} runs" if different else None
+    return {"trouble": trouble, "T": T, "B": B, "H": H, "runs": sizes.runs, "different": different}
 
 
 def graph(machine: Machine, sizes: Sizes, plan: str) -> Json:
     """Forward and backward captured and replayed, on the captured inputs and on others in their place."""
-    T, B, H = _shape(sizes)
+    T, B, H = shape_of(sizes)
     static, other = (layer.ours(T, B, H, DTYPE, machine.device, seed) for seed in (0, 1))
-    run, different = layer.planned(static.both, plan), Counter[str]()
-    replay, outputs = machine.capture(run)
-    for inputs in (static, other):
-        with torch.no_grad():
-            for name, leaf in static.leaves.items():
-                leaf.copy_(inputs.leaves[name])
-        replay()
-        captured = {name: value.clone() for name, value in outputs.items()}
-        different.update(unequal(captured, run()))
-    trouble = f"replay is not eager: {dict(different)} of 2 inputs" if different else None
-    return {"trouble": trouble, "T": T, "B": B, "H": H, "different": dict(different)}
+    different = replays(machine, layer.planned(static.both, plan), static.leaves, [static.leaves, other.leaves])
+    trouble = f"replay is not eager: {different} of 2 inputs" if different else None
+    return {"trouble": trouble, "T": T, "B": B, "H": H, "different": different}
 
 
 def compiled(machine: Machine, sizes: Sizes) -> Json:
@@ -54,7 +46,7 @@ def compiled(machine: Machine, sizes: Sizes) -> Json:
     with machine.compilations() as counts:
         for T, B in sizes.shapes:
             ours = layer.ours(T, B, H, DTYPE, machine.device)
-            for forward, backward in _plans(H, launch.device_of(ours.grad)):
+            for forward, backward in plans_of_a_layer(H, launch.device_of(ours.grad)):
                 with ops.plan(forward):
                     h = ours.call(*ours.leaves.values())
                 with ops.plan(backward):
@@ -71,7 +63,7 @@ def judged(counts: Mapping[str, int]) -> Json:
     return {"trouble": trouble, "variants": dict(counts)}
 
 
-def _plans(H: int, device: plans.Device) -> Iterator[tuple[plans.Plan, plans.Plan]]:
+def plans_of_a_layer(H: int, device: plans.Device) -> Iterator[tuple[plans.Plan, plans.Plan]]:
     """One plan of each kind, forward and backward, that serves every batch."""
     yield plans.stepwise_plan(H), plans.stepwise_plan(H)
     yield from zip(
@@ -83,6 +75,72 @@ def _plans(H: int, device: plans.Device) -> Iterator[tuple[plans.Plan, plans.Pla
     )
 
 
+def tried(
+    promises: Mapping[str, Callable[[Subject], str | None]],
+    subjects: Iterable[tuple[str, str]],
+    make: Callable[[str, str], Subject],
+    plans_of: Callable[[Subject], Json],
+    plan: str,
+) -> Json:
+    """Every promise of every subject that the plan fits; all have their turn, whichever is broken.
+
+    Args:
+        promises: give what is wrong, by name.
+        subjects: models and, of `layer.ELEMENTS`, what they store and multiply.
+        make: a subject.
+        plans_of: the plans that it runs by; raises RuntimeError where the one that is forced does not fit.
+        plan: is forced.
+    """
+    found: Json = {}
+    outcomes: dict[str, str | None] = {}
+    unfit = []
+    for model, elements in subjects:
+        with layer.products(layer.ELEMENTS[elements][1]), ops.plan(plan):
+            subject = make(model, elements)
+            try:
+                found[f"{model}, {elements}"] = plans_of(subject)
+            except RuntimeError as error:
+                if NO_FIT not in str(error):
+                    raise
+                unfit.append(str(error))
+                continue
+            for name, promise in promises.items():
+                outcomes[f"{name}, {model}, {elements}"] = said(promise, subject)
+    trouble = "; ".join(f"{name}: {wrong}" for name, wrong in outcomes.items() if wrong)
+    part = {"trouble": trouble or None, "plans": found, "promises": outcomes}
+    return part | {"left out": "; ".join(unfit)} if unfit else part
+
+
+def said(promise: Callable[[Subject], str | None], subject: Subject) -> str | None:
+    """What is wrong, an exception too."""
+    try:
+        return promise(subject)
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).strip() or 'no message').partition(chr(10))[0]}"
+
+
+def repeats(run: Callable[[], Outputs], runs: int) -> dict[str, int]:
+    """In how many of so many runs each value was not that of the first, bit for bit."""
+    first, different = run(), Counter[str]()
+    for _ in range(runs - 1):
+        different.update(unequal(run(), first))
+    return dict(different)
+
+
+def replays(machine: Machine, run: Callable[[], Outputs], leaves: Outputs, inputs: Sequence[Outputs]) -> dict[str, int]:
+    """For how many inputs, written into the leaves, each value of a captured run's replay is not a plain run's."""
+    replay, outputs = machine.capture(run)
+    different = Counter[str]()
+    for given in inputs:
+        with torch.no_grad():
+            for name, leaf in leaves.items():
+                leaf.copy_(given[name])
+        replay()
+        captured = {name: value.clone() for name, value in outputs.items()}
+        different.update(unequal(captured, run()))
+    return dict(different)
+
+
 def unequal(a: Outputs, b: Outputs) -> list[str]:
     """The names of values that differ in any bit, NaN included."""
     return [name for name in a if not torch.equal(_bits(a[name]), _bits(b[name]))]
@@ -92,5 +150,6 @@ def _bits(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().view(torch.uint8)
 
 
-def _shape(sizes: Sizes) -> tuple[int, int, int]:
+def shape_of(sizes: Sizes) -> tuple[int, int, int]:
+    """T, B and H of what is repeated and captured."""
     return sizes.steps, sizes.batches[len(sizes.batches) // 2], sizes.hidden[0]

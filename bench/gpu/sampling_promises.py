@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +15,8 @@ from fusedmdn import ops
 from . import layer
 from .machine import Machine, Outputs
 from .network import KANJI, RAGGED, SEED, Network, named
-from .promises import judged, unequal
+from .promises import judged, repeats, tried, unequal
 from .sizes import Sampling, Sizes
-from .timings import NO_FIT
 
 Json = dict[str, Any]
 Promise = Callable[[Machine, Sampling, Network], str | None]  # gives what is wrong
@@ -35,34 +35,16 @@ def captured(machine: Machine, sizes: Sizes, plan: str) -> Json:
 
 
 def every(promises: dict[str, Promise], machine: Machine, sizes: Sampling, plan: str) -> Json:
-    """Every promise of every network and dtype that the plan fits; all have their turn, whichever is broken."""
+    """Every promise of every network and dtype that the plan fits."""
     B, T = sizes.promised
-    plans: Json = {}
-    outcomes: dict[str, str | None] = {}
-    unfit = []
-    for (model, _), elements in itertools.product(sizes.runs, sizes.elements):
-        with layer.products(layer.ELEMENTS[elements][1]), ops.plan(plan):
-            network = Network(model, sizes.units, elements, machine.device)
-            try:
-                plans[f"{model}, {elements}"] = network.plan(B)._asdict()
-            except RuntimeError as error:
-                if NO_FIT not in str(error):
-                    raise
-                unfit.append(str(error))
-                continue
-            for name, promise in promises.items():
-                outcomes[f"{name}, {model}, {elements}"] = said(promise, machine, sizes, network)
-    trouble = "; ".join(f"{name}: {wrong}" for name, wrong in outcomes.items() if wrong)
-    part = {"trouble": trouble or None, "T": T, "B": B, "plans": plans, "promises": outcomes}
-    return part | {"left out": "; ".join(unfit)} if unfit else part
-
-
-def said(promise: Promise, machine: Machine, sizes: Sampling, network: Network) -> str | None:
-    """What is wrong, an exception too."""
-    try:
-        return promise(machine, sizes, network)
-    except Exception as error:
-        return f"{type(error).__name__}: {(str(error).strip() or 'no message').partition(chr(10))[0]}"
+    found = tried(
+        {name: functools.partial(promise, machine, sizes) for name, promise in promises.items()},
+        itertools.product(dict(sizes.runs), sizes.elements),
+        lambda model, elements: Network(model, sizes.units, elements, machine.device),
+        lambda network: network.plan(B)._asdict(),
+        plan,
+    )
+    return found | {"T": T, "B": B}
 
 
 def values(machine: Machine, sizes: Sampling, network: Network) -> None:
@@ -76,10 +58,8 @@ def repeated(machine: Machine, sizes: Sampling, network: Network) -> str | None:
     """The same call again and again: what is read before it is there would show."""
     B, T = sizes.promised
     begin, primed, runs = network.start(B), network.prime(B), dict(sizes.runs)[network.name]
-    first, different = network.draw(begin, T, **primed)[0], Counter[str]()
-    for _ in range(runs - 1):
-        different.update(unequal(network.draw(begin, T, **primed)[0], first))
-    return f"not bitwise equal: {dict(different)} of {runs} runs" if different else None
+    different = repeats(lambda: network.draw(begin, T, **primed)[0], runs)
+    return f"not bitwise equal: {different} of {runs} runs" if different else None
 
 
 def batches(machine: Machine, sizes: Sampling, network: Network) -> str | None:

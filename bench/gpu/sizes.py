@@ -36,6 +36,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Of training: as many elements, steps, batches, repeats and runs as of a layer.
+
+    Attributes:
+        models: of `bench.models`, all timed: nn.LSTM runs A and C whole, B layer by layer.
+        promised: those that keep all promises; C because its weights fit on chip in float32 too.
+        units: of their layers; None for their own.
+    """
+
+    models: tuple[str, ...] = ("A", "B", "C")
+    promised: tuple[str, ...] = ("B", "C")
+    units: int | None = None
+
+
+@dataclass(frozen=True)
 class Sizes:
     """One run.
 
@@ -47,6 +62,7 @@ class Sizes:
         repeats: of every timing.
         runs: of one forward and backward pass, all to be bitwise equal.
         shapes: (T, B) that one compilation of a kernel must serve.
+        training: what is its own.
         sampling: all of it.
         without: contenders with these words in their names are left out.
     """
@@ -58,5 +74,6 @@ class Sizes:
     repeats: int = 30
     runs: int = 1000
     shapes: tuple[tuple[int, int], ...] = ((1, 1), (1, 16), (16, 1), (5, 3), (16, 32), (7, 70), (200, 64))
+    training: Training = Training()
     sampling: Sampling = Sampling()
     without: tuple[str, ...] = ()

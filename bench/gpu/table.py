@@ -29,7 +29,8 @@ def shown(name: str, part: Json) -> Iterator[str | Table]:
 def times(name: str, cells: list[Json]) -> Table:
     """All cells: medians, percentiles, ratios to the first of ours that was timed, peak memory in MB.
 
-    Of samplers points a second too, and which plan is taken by default; ratios are to that one if it was timed.
+    Of samplers points a second too. The plan that is taken by default, where one is, is marked: ratios are to it if it
+    was timed.
     """
     table = Table("", "contender", title=f"{name} ({cells[0]['unit']})", title_justify="left")
     points = any("points_per_second" in result for result in cells[0]["results"])

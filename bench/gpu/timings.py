@@ -97,12 +97,12 @@ def _loss_cell(machine: Machine, sizes: Sizes, dtype: torch.dtype, B: int, setup
     runs = {}
     for name, make in loss_work.TORCH.items():
         loss = make(loss_work.M)
-        runs[name] = functools.partial(run, loss if name == "ours" else _in_float32(loss))
+        runs[name] = functools.partial(run, loss if name == "ours" else in_float32(loss))
     same, exact = (functools.cache(functools.partial(reference, d)) for d in (dtype, torch.float64))
     return Cell("mdn_nll forward + backward", None, setup, "ms", list(_contenders(runs, same, exact)))
 
 
-def _in_float32(loss: Loss) -> Loss:
+def in_float32(loss: Loss) -> Loss:
     """A peer's loss as it is used: of the raw output in float32."""
     return lambda raw, target: loss(raw.float(), target)
 

@@ -1,7 +1,7 @@
 """`python -m bench.gpu_page`: write docs/gpu.md, costs of the GPU kernels that arithmetic and a compiler can tell.
 
-Nothing on it was measured on a GPU: plans and floors are of python/plans.py, python/sampling_plans.py and
-python/cost.py, registers and shared memory of the compile gate's table.
+Nothing on it was measured on a GPU: plans and floors are of python/plans.py, python/training_plans.py,
+python/sampling_plans.py and python/cost.py, registers and shared memory of the compile gate's table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`bench.gpu` in all but the GPU."""
 
 import contextlib
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -9,13 +10,28 @@ from unittest import mock
 
 import pytest
 import torch
-from fusedmdn.ops import launch
+from fusedmdn.ops import launch, training_plans
+from fusedmdn.ops.forced import plan_of
+from fusedmdn.ops.triton import training as operators
 
 from bench.gpu import __main__ as command
-from bench.gpu import layer, promises, report, sampling_promises, sampling_timings, suite, table, timings
+from bench.gpu import (
+    layer,
+    objective,
+    promises,
+    report,
+    sampling_promises,
+    sampling_timings,
+    suite,
+    table,
+    timings,
+    training_promises,
+    training_timings,
+)
 from bench.gpu.machine import Machine, compilations
 from bench.gpu.network import PLANS, Loop, Network
-from bench.gpu.sizes import Sampling, Sizes
+from bench.gpu.sizes import Sampling, Sizes, Training
+from bench.peers.torch_training import LSTMTrainer
 from fusedmdn import ops
 
 from ..conftest import Compiling, launching, simulated
@@ -40,6 +56,7 @@ TINY = Sizes(
     repeats=3,
     runs=3,
     shapes=((1, 1), (3, 16), (2, 5)),
+    training=Training(models=("C",), promised=("C",), units=16),
     sampling=DRAWN,
     without=("torch.compile",),
 )
@@ -224,6 +241,7 @@ def properties():
     )  # fmt: skip
 
 
+TRAINING = "training", "training in a CUDA graph", "training, compiled variants"
 SAMPLING = (
     "sampling", "sampling in a CUDA graph", "sampling by the shipped weights", "sampling, compiled variants",
 )  # fmt: skip
@@ -235,7 +253,8 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     def perform(name):
         if name == "CUDA graph, stepwise":
             return command.attempt(lambda: 1 / 0)
-        if name == "tests" or (name.startswith("sampling") and name.endswith(PLANS)):  # each has its own test
+        of_sampling = name.startswith("sampling") and name.endswith(PLANS)
+        if name == "tests" or name.startswith("training") or of_sampling:  # each has its own test
             return {"trouble": None, "passed": 3}
         return command.attempt(command.parts(machine, TINY)[name])
 
@@ -251,8 +270,9 @@ def test_one_file_whatever_fails(machine, tmp_path, capsys):
     assert {"torch", "triton", "cuda", "cudnn"} <= run["environment"]["versions"].keys()
     assert [*run["parts"]] == names == [
         "tests", "compiled variants", "repeated runs", "CUDA graph, persistent", "CUDA graph, stepwise",
+        *(f"{name}, {plan}" for plan in objective.PLANS for name in TRAINING),
         *(f"{name}, {plan}" for plan in PLANS for name in SAMPLING), "sampling on another GPU, graph",
-        "lstm, H 16", "mdn_nll", "sampling, model B",
+        "lstm, H 16", "mdn_nll", "training, model C", "sampling, model B",
     ]  # fmt: skip
     troubles = {name: part["trouble"] for name, part in run["parts"].items() if part["trouble"]}
     assert troubles == {"CUDA graph, stepwise": "ZeroDivisionError: division by zero"}
@@ -298,6 +318,127 @@ def test_precisions_are_put_back():
 def test_failed_tests_are_printed():
     part = {"trouble": "1 of 1 tests failed", "seconds": 1.0, "failures": [{"test": "a::b", "message": "no"}]}
     assert [*table.shown("tests", part)] == ["tests: 1 of 1 tests failed, 1 s", "  a::b: no"]
+
+
+# Training
+
+
+@pytest.mark.parametrize("plan", objective.PLANS)
+def test_training_keeps_its_promises(machine, plan):
+    launch.simulator.device = launch.simulator.device._replace(processors=16)  # 3 layers by 2, 8 of the head, the loss
+    sizes = replace(TINY, elements=("bfloat16",), runs=2, training=Training(promised=("B",), units=16))
+    names = ["values", "repeated"], ["replayed"]
+    for look, expected in zip((training_promises.plain, training_promises.captured), names, strict=True):
+        part = look(machine, sizes, plan)
+        assert part["trouble"] is None
+        assert part["promises"] == {f"{name}, B, bfloat16": None for name in expected}
+        assert [chosen["name"] for chosen in part["plans"]["B, bfloat16"].values()] == [plan] * 2
+
+
+def test_what_is_trained_on_is_ragged_and_padded_with_nan():
+    """The same for a seed."""
+    sizes = "B", 16, "bfloat16", (9, 5), torch.device("cpu")
+    ours, same, other = (objective.Objective(*sizes, ragged=True, seed=seed) for seed in (0, 0, 1))
+    assert len(set(ours.lengths.tolist())) > 1
+    assert torch.equal(ours.rows.isnan()[..., 0], torch.arange(9)[:, None] >= ours.lengths)
+    assert ours.leaves.keys() == {"rows", "lengths", *ours.parameters}
+    assert not promises.unequal(ours.leaves, same.leaves)
+    assert promises.unequal(ours.leaves, other.leaves) == [*ours.leaves]
+
+
+BROKEN_LOSS = {
+    "values": (lambda nll, run: nll * 1.001, "Wrong: nll: error "),
+    "repeated": (lambda nll, run: nll.nextafter(nll + (run == 1)), "not bitwise equal: {'nll': 1} of 3 runs"),
+    "replayed": (lambda nll, run: nll * run, "replay is not eager: {'nll': 2} of 2 inputs"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_LOSS)
+def test_a_broken_promise_of_training_is_named(machine, monkeypatch, name):
+    change, trouble = BROKEN_LOSS[name]
+    kernels, runs = operators.KERNELS, itertools.count()
+    wrong = kernels._replace(mdn_nll=lambda *given: change(kernels.mdn_nll(*given), next(runs)))
+    monkeypatch.setattr(operators, "KERNELS", wrong)
+    part = training_promises.every({name: getattr(training_promises, name)}, machine, TINY, "composed")
+    assert part["trouble"].startswith(f"{name}, C, float32: {trouble}")
+
+
+def test_a_graph_of_training_that_reads_no_new_inputs(machine):
+    stuck = machine._replace(capture=lambda run: (lambda: None, run()))
+    trouble = training_promises.captured(stuck, TINY, "composed")["trouble"]
+    assert trouble.startswith("replayed, C, float32: replay is not eager: {'nll': 1, 'h': 1, 'c': 1, 'rows': 1, ")
+
+
+@pytest.mark.parametrize("plan", objective.PLANS)
+def test_compilations_of_training_are_counted(machine, pretended_gpu, plan):
+    compiling = Compiling()
+    compiling.device = compiling.device._replace(processors=6)
+    with launching(compiling):
+        part = training_promises.compiled(machine._replace(compilations=compilations), TINY, plan)
+    assert part["trouble"] is None
+    kernels = ["lstm_stepwise", "lstm_persistent", "mdn_nll"] if plan == "composed" else ["lstm_mdn_nll"]
+    assert part["variants"] == {f"{kernel}.{d}": 1 for kernel in kernels for d in objective.DIRECTIONS}
+
+
+def test_training_is_checked_and_timed_in_turn(machine):
+    part = training_timings.training(machine, replace(TINY, repeats=2), "C")
+    assert part["trouble"] is None
+    assert json.dumps(part, allow_nan=False)
+    (cell,) = part["cells"]
+    assert (cell["work"], cell["model"], cell["unit"]) == ("training", "C", "ms")
+    assert cell["setup"] == {"elements": "float32", "T": 2, "B": 3}
+    names = ["fused", "composed", "nn.LSTM + eager loss"]
+    assert machine.interleaved.ran == names * 2
+    for result in cell["results"]:
+        assert result["reason"] is None
+        assert result["error"] < 1e-5
+        assert result["values"] == [1.0, 2.0]
+        assert result["peak_memory"] == 2_000_000
+    assert cell["chosen"]["forward"]["programs"] == 6
+    shown = list(table.times("training, model C", part["cells"]).columns[1].cells)
+    assert shown == ["fused, chosen", *names[1:]]
+
+
+def test_training_that_is_wrong_is_not_timed(machine, monkeypatch):
+    """By a plan, which fails the part, or by the peer; the plans that are chosen, one for each direction, are right."""
+    backward, loss, choose = operators.fused.backward, LSTMTrainer.loss, training_plans.choose
+
+    def wrong(*arguments):
+        dx, dtarget, dweights, *states = backward(*arguments)
+        return dx, dtarget, [dweights[0] * 1.001, *dweights[1:]], *states
+
+    def mixed(direction, *sizes, **options):
+        free = direction == "backward" and plan_of("lstm_mdn_nll") is None
+        return training_plans.Composed() if free else choose(direction, *sizes, **options)
+
+    monkeypatch.setattr(operators.fused, "backward", wrong)
+    monkeypatch.setattr(LSTMTrainer, "loss", lambda trainer, problem: loss(trainer, problem) * 1.01)
+    monkeypatch.setattr(training_plans, "choose", mixed)
+    part = training_timings.training(machine, replace(TINY, repeats=1), "C")
+    (cell,) = part["cells"]
+    assert cell["chosen"]["name"] == "fused forward, composed backward"
+    assert machine.interleaved.ran == ["composed", "fused forward, composed backward"]
+    fused, *_, peer = (result["reason"] for result in cell["results"])
+    assert fused.startswith("Wrong: weight_ih_l0: error ")
+    assert peer == "wrong: error 0.01 where 0.001 is allowed"
+    assert part["trouble"] == f"training, model C, elements float32, T 2, B 3: fused: {fused}"
+
+
+def test_training_that_does_not_fit_is_no_failure(machine):
+    launch.simulator.device = launch.simulator.device._replace(processors=1)
+    reason = "the fused plan does not fit: forward, L=2, H=16, D=13, 3 inputs, torch.float32"
+    part = training_promises.plain(machine, TINY, "fused")
+    assert (part["trouble"], part["promises"]) == (None, {})
+    assert part["left out"].startswith(reason)
+    part = command.attempt(lambda: training_promises.compiled(machine, TINY, "fused"))
+    assert part["trouble"] is None
+    assert part["left out"].startswith("the fused plan does not fit")
+    part = training_timings.training(machine, TINY, "C")
+    assert part["trouble"] is None
+    (cell,) = part["cells"]
+    assert reason in cell["results"][0]["reason"]
+    assert cell["chosen"]["name"] == "composed"
+    assert machine.interleaved.ran == ["composed", "nn.LSTM + eager loss"] * 3
 
 
 # Sampling

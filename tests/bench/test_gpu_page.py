@@ -1,14 +1,15 @@
 """docs/gpu.md is what the generator makes, its numbers calculated a second time."""
 
+import itertools
 from unittest import mock
 
 import pytest
 import torch
-from fusedmdn.ops import plans, sampling_plans
+from fusedmdn.ops import plans, sampling_plans, training_plans
 from fusedmdn.ops.triton import sampler
 
 from bench.gpu_page import __main__ as command
-from bench.gpu_page import page, recurrence, sampling
+from bench.gpu_page import page, recurrence, sampling, training
 from bench.gpu_page.common import GPUS, NUMBERS, Rows, device_of
 
 from ..compile_gate import shipped
@@ -23,8 +24,13 @@ def test_the_page_is_what_the_generator_makes():
 @pytest.fixture(scope="module")
 def tables():
     """Rows of the page's tables by the heading above them."""
+    return tables_of((ROOT / "docs" / "gpu.md").read_text())
+
+
+def tables_of(text):
+    """The same of any page."""
     found, heading = {}, ""
-    for line in (ROOT / "docs" / "gpu.md").read_text().splitlines():
+    for line in text.splitlines():
         if line.startswith("#"):
             heading = line.lstrip("# ")
         elif line.startswith("| "):
@@ -120,6 +126,232 @@ def test_what_does_not_fit_is_what_the_planner_steps_through(tables):
             reasons |= {(row[0].split(",")[0], row[1], direction) for direction in directions if direction in row[2]}
     assert reasons == stepping
     assert reasons
+
+
+# Training
+
+
+class StandIn:
+    """Takes the place of the compile gate's table: tells every kernel's figures from its name."""
+
+    def __init__(self):
+        self.asked = set()
+
+    def of(self, variant, target):
+        self.asked.add((variant, target))
+        return {"registers": len(variant), "spills": 0, "shared": 1024 * len(variant)}
+
+
+@pytest.fixture(scope="module")
+def stand_in():
+    return StandIn()
+
+
+@pytest.fixture(scope="module")
+def training_tables(stand_in):
+    return tables_of("\n".join(training.sections(stand_in)))
+
+
+def cut_into(K, width):
+    """What pieces of eight slices of 16 columns and powers of two of them cover of K, at most a twentieth more."""
+    wide = -(-K // 128) * 128
+    return wide if wide <= 1.05 * K else -(-K // 16) * 16
+
+
+def by_matrices(direction, B, e, plan, grid):
+    """Graves's network fused: bytes in memory, bytes through L2, multiply-adds and those needed, tensor by tensor."""
+    H, D, I, S = 400, 121, 3, 3
+    R, U = map(int, plan.split()[1].split("×"))
+    tiles, P, forward = -(-B // R), -(-H // U), direction == "forward"
+    programs = S * P + (8 + 1 if forward else 1)
+    assert grid == f"{programs}×{min(tiles, 132 // programs)}"
+    gates, cells, memory, exchange, products, needed = 4 * H * e, 4 * H, 0, 0, 0, 0
+    for n in range(S):
+        if forward:
+            memory += B * (H * e + gates + cells)
+            exchange += P * B * H * e * (2 if n else 1)  # of itself, of the layer below
+            products += tiles * P * R * (2 * cut_into(H, 128) + 16) * 4 * U
+            needed += B * (H * (2 if n else 1) + I) * 4 * H
+            exchange += 8 * B * H * e  # by the head's programs
+            products += tiles * 8 * R * cut_into(H, 128) * 16
+        else:
+            memory += B * (gates + 2 * cells + gates)
+            exchange += P * B * (4 * H * (2 if n else 1) + 128) * e  # of itself, of the layer above; of raw's gradient
+            products += tiles * P * R * (2 * cut_into(4 * H, 128) + 128) * U
+            needed += B * 4 * H * H * (2 if n else 1)
+        needed += B * H * D
+    loss = B * (D * e + I * 4 + 4)  # raw, target, and the loss or its gradient
+    if forward:
+        return memory + loss + B * I * e, exchange + B * D * 4, products, needed
+    return memory + loss + B * 128 * e, exchange, products, needed
+
+
+def in_parts(direction, B, e, plan, cell):
+    """The same where layers are one after another; what they need apart from what lies between: products in two."""
+    H, D, I, S = 400, 121, 3, 3
+    hidden, gates, raw = B * H * e, B * 4 * H * e, B * D * e
+    memory, exchange, own, between = 2 * raw + B * (I * 4 + 4), 0, 0, 0
+    for n in range(S):
+        K = H if direction == "forward" else 4 * H
+        if plan == "step":
+            exchange += 4 * H * H * e + hidden + gates
+            own += B * 4 * H * H
+        else:
+            U = int(plan.split("·")[0].split("×")[1])
+            exchange += -(-H // U) * B * K * e
+            own += B * 4 * H * cut_into(K, 128) * H // K
+        if direction == "forward":
+            memory += gates + gates + hidden + gates + B * H * cell  # xw twice; h, gates, cells
+            memory += B * I * e + (hidden if n else 0) + hidden  # read by the projection; by the head
+            between += B * 4 * H * (I + (H if n else 0))
+        else:
+            memory += hidden + hidden + gates + 2 * B * H * cell + gates  # the gradient of h twice; dz
+            memory += (gates if n else 0) + raw  # dz by the product for the layer below; the gradient of raw
+            between += B * 4 * H * H if n else 0
+        between += B * H * D
+    return memory, exchange, own, between
+
+
+@pytest.mark.parametrize(
+    ("title", "e", "rate", "library"),
+    [
+        ("bfloat16", 2, BF16, BF16),
+        ("float32", 4, TF32 / 3, FLOAT32),
+        ("float32, TF32 allowed", 4, TF32, TF32),
+    ],
+)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_training_calculated_from_the_notation_alone(training_tables, title, e, rate, library, direction):
+    """From B and the plan as printed, tensor by tensor; nothing of cost.py or the plans."""
+    rows = training_tables[f"A step of training in {title}, {direction}"]
+    assert [row[0] for row in rows] == [str(B) for B in (16, 64, 256) for _ in range(3)]
+    for row in rows:
+        B, plan = int(row[0]), row[1].replace("*", "")
+        name, *shape = plan.split()
+        if shape[0] == "does":
+            assert row[2:] == ["–"] * 11
+            assert title != "bfloat16"
+            continue
+        assert len(row) == 13
+        launches = 4 if direction == "backward" else 5
+        if name == "fused":
+            memory, exchange, products, needed = by_matrices(direction, B, e, plan, row[2])
+            programs, groups = map(int, row[2].split("×"))
+            assert programs * groups <= 132
+            by_products = products / (rate * programs * groups / 132)
+            assert row[3:5] == ["703" if direction == "forward" else "704", "1"]
+            assert all(cell != "–" for cell in row[10:])
+        else:
+            cell = e if name == "cuDNN" else 4
+            memory, exchange, own, between = in_parts(direction, B, e, shape[0], cell)
+            products, needed = own + between, B * (3 * 4 * 400 * 400) + between
+            if shape[0] == "step":
+                by_products = products / library
+                assert row[3:5] == ["0", f"{launches + 2 * 3 * 700:,}"]
+            else:
+                programs, groups = map(int, row[2].split("×"))
+                by_products = own / (rate * programs * groups / 132) + between / library
+                assert row[3:5] == ["2,100", str(launches + 3)]
+            assert row[10:] == ["–"] * 3
+        shown = [float(figure.rstrip("%mp ").replace(",", "")) for figure in row[5:10]]
+        by_memory = memory / BANDWIDTH
+        assert shown[:2] == pytest.approx([memory / 1e6, exchange / 1e6], rel=1e-6, abs=0.0051)
+        assert shown[2:4] == pytest.approx([products / 1e6, 100 * (1 - needed / products)], rel=1e-6, abs=0.051)
+        assert shown[4] == pytest.approx(max(by_memory, by_products), rel=1e-6, abs=0.0051)
+        assert row[9].endswith("m" if by_memory >= by_products else "p")
+
+
+def test_figures_of_training_by_hand(training_tables):
+    """3×400, B = 16: 16·(14·1200 + 2·124 + 16) bytes; 16·(3·25·64·(800 + 16) + 8·16·1200) products on 84 of 132."""
+    row = training_tables["A step of training in bfloat16, forward"][0]
+    assert row[:7] == ["16", "**fused** 16×16", "84×1", "703", "1", "0.27", "1.91"]
+    assert row[7:10] == ["65.1", "17.5%", "0.21 p"]
+    kept = training_tables["Training: what forward keeps for backward"]
+    assert kept[0] == ["bfloat16", "2,400", "9,600", "4,800", "242", "1.4%"]
+    assert kept[1] == ["float32", "4,800", "19,200", "4,800", "484", "1.7%"]
+
+
+def batches_of(cell):
+    """The batches at which each direction is fused, by a cell of the table of choices."""
+    every = training.PLAN_B
+    parts = cell.split(" / ") if cell.startswith("fwd ") else [f"fwd {cell}", f"bwd {cell}"]
+    fused = []
+    for part in parts:
+        runs = part[4:].removeprefix("fused").strip()
+        found = set(every) if runs in ("", "always") else set()
+        for run in runs.split(", ") if runs not in ("", "always", "never", "composed") else []:
+            first, _, last = run.rpartition("to ")
+            if run.startswith("from "):
+                first, last = run[5:], every[-1]
+            elif run.startswith("at "):
+                first = last = run[3:]
+            found |= {B for B in every if int(first or 1) <= B <= int(last)}
+        fused.append(found)
+    return fused
+
+
+@pytest.mark.parametrize("numbers", sampling.ELEMENTS)
+def test_the_table_of_training_says_what_the_planner_chooses(training_tables, numbers):
+    said = {}
+    for L, sizes, *cells in training_tables[f"Training chosen in {numbers.title}"]:
+        said |= {(int(L), int(H)): cells for H in sizes.split(", ")}
+    assert list(said) == list(itertools.product((1, 2, 3), (128, 256, 400, 512, 900, 1024)))
+    for (L, H), cells in said.items():
+        for target, cell in zip(plans.SHARED, cells, strict=True):
+            for direction, fused in zip(recurrence.DIRECTIONS, batches_of(cell), strict=True):
+                for B in (1, 16, 64, 256, 1024):
+                    plan = training_plans.choose(direction, L, H, 121, B, numbers.dtype, device_of(target))
+                    assert (plan.name == "fused") == (B in fused), (L, H, target, direction, B)
+    assert {training.decision(*size, numbers, device_of("gfx942")) for size in said} == {"composed"}
+
+
+def test_what_cannot_be_fused_has_a_reason(training_tables):
+    """Every size and direction with a reason has no plan, and the others have one, whatever is chosen."""
+    reasons = {}
+    for size, elements, directions, *cells in training_tables["Training: what cannot be fused"]:
+        titles = [numbers.title for numbers in NUMBERS] if elements == "all" else elements.split("; ")
+        for key in itertools.product([size], titles, directions.split(" and ")):
+            assert key not in reasons
+            reasons[key] = dict(zip(plans.SHARED, cells, strict=True))
+    for (L, H), numbers, direction in itertools.product(training.EXPECTED, NUMBERS, recurrence.DIRECTIONS):
+        for target in plans.SHARED:
+            given = numbers.dtype.itemsize, numbers.precision, device_of(target)
+            fits = training_plans.fused_plans(direction, L, H, 121, 1, *given)
+            reason = reasons.get((f"{L}×{H}", numbers.title, direction), {}).get(target, "–")
+            assert (reason == "–") == bool(fits), (L, H, numbers, direction, target)
+    assert reasons["3×400", "float32", "forward"]["sm_90"] == "8 units: 159 programs > 132; 16 units: registers"
+
+
+def test_shared_memory_that_is_lacking_would_be_enough():
+    """With that much the planner offers so many units, with a byte less it does not; never, where registers lack."""
+    sizes = itertools.product((1, 3), (128, 400, 1024), (8, 16), NUMBERS, plans.SHARED, recurrence.DIRECTIONS)
+    for L, H, units, numbers, target, direction in sizes:
+        size, precision = numbers.dtype.itemsize, numbers.precision
+        needed = training.least_shared(direction, L, H, units, size, precision, target)
+        for shared, enough in ((needed - 1, False), (needed or 1 << 30, needed > 0)):
+            device = plans.Device(target, 1 << 20, shared)
+            found = training_plans.fused_plans(direction, L, H, 121, 1, size, precision, device)
+            assert (units in {plan.units for plan in found}) == enough
+        lack = training.lacking(direction, L, H, units, size, precision, plans.Device(target, 1 << 20, 1024))
+        assert lack.endswith(" KiB > 1") if needed else lack == "registers"
+
+
+@pytest.mark.parametrize("numbers", sampling.ELEMENTS)
+def test_the_fused_kernels_registers_are_of_the_kernel_that_is_launched(training_tables, stand_in, numbers):
+    device = device_of("sm_90")
+    with launching(shipped.Recorder(device)) as recorder:
+        shipped._record_training(recorder, numbers.label, numbers.dtype, 400)
+    asked = {variant for variant, _ in stand_in.asked if f" {numbers.label} " in variant}
+    assert asked
+    assert asked <= recorder.variants.keys()
+    assert {target for _, target in stand_in.asked} == {"sm_90"}
+    for variant in asked:
+        direction = "forward" if ".forward" in variant else "backward"
+        ranked = training_plans.ranked(direction, 3, 400, 121, 64, numbers.dtype.itemsize, numbers.precision, device)
+        plan = next(plan for plan in ranked if plan.name == "fused")
+        assert recorder.variants[variant].kernel.endswith(f"lstm_mdn_nll:{direction}")
+        expected = {"H": 400, "M": 20, "ROWS": plan.rows, "UNITS": plan.units, "PRECISION": plan.precision}
+        assert expected.items() <= recorder.variants[variant].constexprs.items()
 
 
 # Sampling
