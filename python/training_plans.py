@@ -89,13 +89,15 @@ STAGING: dict[tuple[str, str], tuple[Staging, ...]] = {
     ),
     ("backward", "tf32"): (
         Staging(8, 128, ALL),
-        Staging(8, 32, 0, but=("sm_100",)),
+        Staging(8, 32, 0, but=("sm_100", "sm_120")),
         Staging(8, 16, 4, largest=512),
-        Staging(8, 32, 2),
+        Staging(8, 16, 2, largest=512),
+        Staging(8, 32, 2, largest=900),
         Staging(16, 32, 0),
     ),
     ("forward", "tf32x3"): (
         Staging(8, 32, 0, largest=512, but=("sm_100", "sm_120")),
+        Staging(8, 16, 2, largest=900, but=("sm_100", "sm_120")),
         Staging(8, 32, 0, largest=128),
         Staging(16, 32, 0, but=("sm_90", "sm_100", "sm_120")),
         Staging(16, 32, 0, largest=128, but=("sm_100",)),
@@ -146,8 +148,9 @@ def shared_memory(direction: str, L: int, H: int, D: int, plan: Fused, size: int
     padded = [slices * width for _, slices, width in pieces] * matrices
     others = 16 * N if forward else -(-D // ALIGNED) * ALIGNED * N
     ahead = 0 if plan.precision == "tf32x3" else min(plan.ahead, len(pieces))
-    at_once = ahead + (2 if 0 < ahead < len(pieces) else 1)
-    moving = max(sum(padded[k : k + at_once]) for k in range(len(padded)))
+    moving = max(sum(padded[k : k + ahead + 1]) for k in range(len(padded)))
+    if 0 < ahead < len(pieces) and padded[-1] < padded[0]:  # the last piece finds no place among the others
+        moving += padded[-1]
     passing = max(moving * plan.rows * size, pieces[0][1] * plan.rows * N * 4)
     layer = (sum(padded) * N + others) * size + passing
     head = (L * sum(padded) // matrices * plan.columns * size + passing) if forward else 0
