@@ -187,7 +187,7 @@ def cycles(
     # the input's columns and the padding of raw's gradient are left out: nothing next to latencies that are assumed
     raw = D if direction == "backward" else 0
     read, multiplied = cost.program(L, waves_of(plan, direction, H, D)._replace(raw=raw, beside=raw), size)
-    work = read / cost.PORT + multiplied / rate
+    work = read * min(B / plan.rows, 1) / cost.PORT + multiplied / rate
     step = cost.Step(0, 0, 0, 1, 0, 1.0)
     return cost.cycles(step, work, -(-B // (plan.rows * plan.groups)))
 

@@ -11,7 +11,7 @@ from ..checks import check_clip, check_options, check_weights
 from ..forced import PlanError, plan_of
 from ..launch import device_of
 from ..sizes import MOST
-from ..training_plans import Composed, Fused
+from ..training_plans import ALIGNED, Composed, Fused
 from . import fused
 from .arguments import kernel_dtype, tf32_allowed
 from .loss import mdn_nll, mdn_nll_backward
@@ -105,16 +105,16 @@ def _run(
 
 def _plan_of(direction: str, x: Tensor, h0: Tensor, D: int) -> Fused | Composed:
     """The plan of a call on this tensor's device: composed where rows are packed, or too many to be counted."""
-    (L, B, H), unfit = h0.shape, None
+    wanted, device, (L, B, H) = plan_of("lstm_mdn_nll"), device_of(x), h0.shape
     if not x.numel():
         return Composed()
+    T, unfit = x.shape[0], None
     if x.dim() == 2:
         unfit = f"rows are packed: {tuple(x.shape)}"
-    elif max(L * B * max(4 * H, x.shape[0]), 2 * B * D, 8 * L * H * H, (x.shape[0] + L) * 2 * L * H) >= MOST:
-        unfit = f"L={L}, H={H}, {B} sequences of {x.shape[0]} steps overflow 32-bit counters"
+    elif max(L * B * max(4 * H, T), 3 * B * (D + ALIGNED), 8 * L * H * H, (T + L + 1) * device.processors) >= MOST:
+        unfit = f"L={L}, H={H}, D={D}, {B} sequences of {T} steps overflow 32-bit counters"
     if unfit is None:
-        device = device_of(x)
         return training_plans.choose(direction, L, H, D, B, x.dtype, device, inputs=x.shape[2], tf32=tf32_allowed())
-    if plan_of("lstm_mdn_nll") not in (None, "composed"):
+    if getattr(wanted, "name", wanted) == "fused":
         raise PlanError(f"the fused plan does not fit: {unfit}")
     return Composed()

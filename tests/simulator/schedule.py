@@ -43,10 +43,17 @@ class Schedule:
         if len(self.live) == 1:
             body()
             return
+        here = greenlet.getcurrent()
+
+        def begun() -> None:
+            here.switch()  # all begin here: one begun by another would be deeper in Python's recursion than that one
+            body()
+
         for _ in self.live:
-            thread = greenlet.greenlet(body)
+            thread = greenlet.greenlet(begun)
             thread.gr_context = contextvars.copy_context()  # numpy's error state lives there
             self.threads.append(thread)
+            thread.switch()
         try:
             self.current = self._next(polling=False)
             while True:

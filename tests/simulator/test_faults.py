@@ -431,6 +431,12 @@ def test_satisfied_waits_are_no_deadlock(policy):
         run(many_waits, (3,), {"counter": counter, "data": torch.zeros(1)}, policy=policy, seed=seed)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_grid_may_be_large(policy):
+    """Programs that one after another pass the turn on are no deeper in Python's recursion than the first."""
+    run(many_waits, (256,), {"counter": torch.zeros(1, dtype=torch.int32), "data": torch.zeros(1)}, policy=policy)
+
+
 @triton.jit
 def endless(flag, other):
     while tl.load(flag) == 0:
