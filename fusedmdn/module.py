@@ -39,8 +39,9 @@ class FusedLSTMMDN(nn.Module):
         means: "linear", or "sigmoid" for means mapped into (0, 1).
         batch_first: (B, T, ·) in and out, as in nn.LSTM; states stay (L, B, H).
         dropout: probability of zeroing an input of every layer but the first that comes from the layer below.
-        clip_gates: bound of the pre-activations' gradient at every step inside backpropagation (Graves: 10).
-        clip_output: bound of the gradient of the head's raw output (Graves: 100).
+        clip_gates: bound of the pre-activations' gradient at every step inside backpropagation (Graves: 10). Of the
+            loss that is backpropagated: a GradScaler's factor counts, and what it makes infinite is clipped unseen.
+        clip_output: bound of the gradient of the head's raw output (Graves: 100), likewise.
         recompute: train in less memory: backward computes the gates of every layer again instead of keeping them.
         device: as in nn.LSTM.
         dtype: as in nn.LSTM.

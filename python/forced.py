@@ -24,7 +24,8 @@ _forced: dict[str, list[list[Any]]] = {family: [] for family in FAMILY.values()}
 
 def plan_of(family: str) -> Any:
     """The name or the plan that is forced for "lstm", "lstm_mdn_nll" or "generate", or None."""
-    return _forced[family][-1][0] if _forced[family] else None
+    last = _forced[family][-1:]  # at once: another thread may leave its block
+    return last[0][0] if last else None
 
 
 @contextlib.contextmanager

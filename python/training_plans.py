@@ -22,6 +22,7 @@ ROWS = 16  # sequences of a tile: what a matrix instruction takes at the least
 COLUMNS = 16  # of the head, of one program
 INPUTS = 14  # columns of the input that the fused plan takes at most; with the bias, one matrix instruction's
 OUTPUTS = 387  # of the head, at most, of the fused plan: 64 components; more spill in the likelihood
+LAYERS = 3  # at most, of the fused plan; with more that the head reads, registers are not verified
 MARGIN = 1.1  # of the composition's cycles: not counted are its launches and the memory of its projections
 ALIGNED = 16  # elements to a multiple of which a row of the gradient of raw is padded
 
@@ -123,7 +124,7 @@ def fused_plans(
     found: dict[int, Fused] = {}
     for units, width, ahead, largest, but, stacked in STAGING[direction, precision]:
         needed = programs(direction, L, H, D, units)
-        if units in found or largest < H or device.target in but or stacked > (L > 1) or not fits(D, needed, device):
+        if units in found or largest < H or device.target in but or stacked > (L > 1) or not fits(L, D, needed, device):
             continue
         plan = Fused(units, COLUMNS, width, ahead, precision, needed, 1)
         if shared_memory(direction, L, H, D, plan, size) <= device.shared:
@@ -131,9 +132,9 @@ def fused_plans(
     return list(found.values())
 
 
-def fits(D: int, needed: int, device: Device) -> bool:
-    """Whether the GPU runs so many programs side by side."""
-    return device.target in SHARED and D <= OUTPUTS and needed <= device.processors
+def fits(L: int, D: int, needed: int, device: Device) -> bool:
+    """Whether the GPU runs so many programs side by side, and the kernel is verified for these sizes."""
+    return device.target in SHARED and L <= LAYERS and D <= OUTPUTS and needed <= device.processors
 
 
 def shared_memory(direction: str, L: int, H: int, D: int, plan: Fused, size: int) -> int:

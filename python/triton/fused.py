@@ -50,7 +50,7 @@ def forward(
     arguments = {
         "x": given("x", x, x, x.dtype, T, B, I),
         "inputs": _inputs(x, layers),
-        "head_bias": head_bias.detach().float(),
+        "head_bias": given("head bias", head_bias, x, f32, D),
         "h0": h0,
         "nll": nll,
         "h": h,
@@ -149,6 +149,7 @@ def _common(
 ) -> dict[str, Any]:
     """What both directions are told of the network, the batch and the options."""
     B, P = x.shape[1], PEN_LOGITS[pen]
+    lengths = lengths_of(lengths, x, B)
     layers, head, _ = layers_of(weights, peephole)
     L, H = len(layers), layers[0].weight_hh.shape[1]
     matrices = [layers[0].weight_hh]
@@ -160,7 +161,7 @@ def _common(
         "weights": torch.stack(matrices).detach(),
         "peephole": torch.stack(peepholes) if peepholes else None,
         "head": same_dtype("head weight", head, x, P + 6 * M, S * H),
-        "lengths": lengths_of(lengths, x, B),
+        "lengths": None if lengths is None else lengths.clamp(0, T),  # a GPU's have not been looked at
         "T": T,
         "B": B,
         "L": L,
