@@ -388,8 +388,7 @@ class FusedLSTMMDN(nn.Module):
     def _nll(self, x: Tensor, rows: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """As `_score`, of what may be packed: by one operator, unless something needs the layers one by one."""
         network: dict[str, Any] = {"num_mixtures": self.num_mixtures, "pen": self.pen, "means": self.means}
-        dropout = self.training and self.dropout > 0 and self.num_layers > 1
-        if dropout or (self.recompute and torch.is_grad_enabled()) or self._head_is_called():
+        if self._needs_parts(x):
             packed = x.dim() == 2
             raw, new_state = self._stack(x, state, lengths) if packed else self.raw_output(x, state, lengths)
             if packed:
@@ -410,11 +409,24 @@ class FusedLSTMMDN(nn.Module):
             clip_output=self.clip_output,
         )
 
+    def _needs_parts(self, x: Tensor) -> bool:
+        """Whether the layers are run one by one: where they are more than the operator knows, or where it does more."""
+        if (self.training and self.dropout > 0 and self.num_layers > 1) or self._head_is_called():
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        trained = [w.requires_grad for w in self._weights()]  # its backward goes through all, frozen ones too
+        return self.recompute or (not all(trained) and (any(trained) or x.requires_grad))
+
     def _head_is_called(self) -> bool:
         """Whether the head has to be called as a module: it is no plain nn.Linear, or somebody listens to its calls."""
         head = self.head
         hooks = head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks
-        return type(head) is not nn.Linear or head.bias is None or any(hooks)
+        if type(head) is not nn.Linear or head.bias is None or any(hooks):
+            return True
+        if torch.compiler.is_compiling():
+            return False
+        return "forward" in vars(head) or bool(nn.modules.module._has_any_global_hook())
 
     def _stack(self, x: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         """Raw head output and (h, c) from inputs (T, B, I), or packed, whose masked steps hold numbers."""

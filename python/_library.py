@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import cpu, reference, triton
 from ._backend import kernel, register
-from .layout import accumulate
+from .layout import accumulate, per_layer
 from .products import recurrent_gradient
 
 
@@ -310,8 +310,11 @@ def _first(count: int) -> Callable[..., list[Any]]:
 
 
 def _network(cast: Cast, x: Tensor, target: Tensor, weights: list[Tensor], h0: Tensor, *rest: Any) -> list[Any]:
-    """What lstm_mdn_nll multiplies: x, h0 and all weights but the peepholes."""
-    peepholes = range(4, len(weights) - 2, 5) if rest[6] else ()
+    """What lstm_mdn_nll multiplies: x, h0 and all weights but the peepholes; a layer's biases summed before."""
+    each, weights = per_layer(rest[6]), list(weights)
+    for k in range(0, len(weights) - 2, each):
+        weights[k + 2 : k + 4] = weights[k + 2] + weights[k + 3], torch.zeros_like(weights[k + 3])
+    peepholes = range(4, len(weights) - 2, each) if rest[6] else ()
     return [cast(x), target, [w if k in peepholes else cast(w) for k, w in enumerate(weights)], cast(h0), *rest]
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_weights
+from .checks import ROW, check_weights, expect_shape
 from .layout import accumulate, layers_of
 from .products import recurrent_gradient, side_by_side, side_by_side_gradients
 from .recycled import empty
@@ -61,6 +61,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Arguments and results as `reference.lstm_mdn_nll`."""
     check_weights(weights, h0, x.shape[-1], num_mixtures, pen, skip, peephole)
+    expect_shape("target", target, *x.shape[:-1], ROW[pen])
     layers, head_weight, head_bias = layers_of(weights, peephole)
     (L, _, H), rows, acc = h0.shape, x.shape[:-1], accumulate(x.dtype)
     saved = rows if save else (0, *rows[1:])
@@ -112,7 +113,6 @@ def backward(
     want_target: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
     """Arguments and results as `reference.lstm_mdn_nll_backward`."""
-    check_weights(weights, h0, x.shape[-1], num_mixtures, pen, skip, peephole)
     packed, parts = x.dim() == 2, []
     loss = _with_batch(packed, grad, raw, target)
     for steps, its_lengths in _blocks(loss[0], None if packed else lengths, kernels.rows_at_once):

@@ -32,9 +32,9 @@ def plan_of(family: str) -> Any:
 def plan(wanted: Any) -> Iterator[None]:
     """Force a plan inside, in the whole process.
 
-    Of the recurrence "persistent" or "stepwise", of the whole network's loss "fused" or "composed", of sampling
-    "resident", "rows" or "graph"; or one very plan, as it is (`plans.Persistent`, `training_plans.Fused`, …). A call
-    that the named one does not fit raises PlanError.
+    Of the recurrence "persistent" or "stepwise", which says nothing of a loss that is fused; of the whole network's
+    loss "fused" or "composed"; of sampling "resident", "rows" or "graph"; or one very plan, as it is
+    (`plans.Persistent`, `training_plans.Fused`, …). A call that the named one does not fit raises PlanError.
     """
     name = getattr(wanted, "name", wanted)
     if name not in FAMILY:

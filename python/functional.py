@@ -213,12 +213,13 @@ def lstm_mdn_nll(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """The loss of a whole network: LSTM layers, head and `mdn_nll` (Graves 2013, equations 1-26).
 
-    Without an array of (T, B, M), and on a GPU, where the weights fit on chip, in one launch each way.
+    Without an array of (T, B, M) beyond the head's output, and on a GPU, where the weights fit on chip, in one launch
+    each way.
 
     Args:
         x: (T, B, I), the inputs; or packed as in a PackedSequence, (sum of lengths, I): step by step, longest sequence
             first. target and the result are then packed too. Steps from lengths on may hold anything, NaN included.
-        target: (T, B, 3 or 5), the row that follows each input, as in `mdn_nll`; of any float dtype.
+        target: (T, B, 3 or 5), the row that follows each input, as in `mdn_nll`; of any real dtype.
         weights: per layer weight_ih (4H, ·), weight_hh (4H, H), bias_ih, bias_hh (4H) and, with `peephole`, (3, H);
             then the head's weight (P + 6M, ·) and bias. All but the peepholes of the dtype of x.
         state: h0 and c0, (L, B, H) each, h0 of the dtype of x; zero by default.
@@ -245,8 +246,10 @@ def lstm_mdn_nll(
     if x.dim() not in (2, 3):
         raise ValueError(f"x: expected shape (T, B, I), or (rows, I) packed, got {tuple(x.shape)}")
     expect_shape("target", target, *x.shape[:-1], ROW[pen])
+    if not x.is_floating_point():
+        raise ValueError(f"x: expected floating point, got {tuple(x.shape)} of {x.dtype}")
     if not target.is_floating_point():
-        raise ValueError(f"target: expected floating point, got {target.dtype}")
+        target = target.to(layout.accumulate(x.dtype))
     weights, (L, odd) = list(weights), divmod(len(weights) - 2, layout.per_layer(peephole))
     if L < 1 or odd:
         raise ValueError(f"weights: expected {layout.per_layer(peephole)} for each layer and 2, got {len(weights)}")
@@ -270,9 +273,10 @@ def lstm_mdn_nll(
     for name, value in (("weights", weights[0]), ("h0", h0)):
         if not fit(value, x):
             raise ValueError(f"{name}: expected the dtype of x, {x.dtype}, got {value.dtype}")
-    for name, value in (("target", target), ("weights", weights[0]), ("h0", h0), ("c0", c0)):
-        if value.device != x.device:
-            raise ValueError(f"{name}: expected the device of x, {x.device}, got {value.device}")
+    tensors = {"target": target, "weights": weights[0], "h0": h0, "c0": c0, "lengths": lengths}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name}: expected the device of x, {x.device}, got {tensor.device}")
     if lengths is not None and x.dim() == 3:
         x = torch.where(layout.alive(x.shape[0], lengths), x, 0)
     save = torch.is_grad_enabled() and any(v.requires_grad for v in (x, target, h0, c0, *weights))

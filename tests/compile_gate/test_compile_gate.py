@@ -287,11 +287,42 @@ def test_a_changed_definition_makes_the_rows_of_the_kernels_that_use_it_stale(tr
     assert {name for name in before if after[name] != before[name]} == names
 
 
-def test_an_imported_module_is_refused(tree):
-    """What of it is used would not be seen."""
-    (tree / "gru.py").write_text("from . import activations\n\ndef kernel():\n    pass\n")
-    with pytest.raises(ValueError, match=r"gru\.py: import the names of a module, .*from \. import activations"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from . import activations\n", r"import the names of a module, .*from \. import activations"),
+        ("from .activations import *\n", "import the names of a module"),
+        ("LIMIT: int = 1\n", "neither function, constant nor import: LIMIT: int = 1"),
+        ("A, B = 1, 2\n", "neither function, constant nor import"),
+        ("LIMIT = 1\nLIMIT = 2\n", "LIMIT is defined twice"),
+        ("if True:\n    LIMIT = 1\n", "neither function, constant nor import"),
+        ("from .activations import cosh\n\ndef other():\n    cosh()\n", None),
+        ("from .activations import cosh\n\nOTHER = cosh\n", None),
+    ],
+)
+def test_what_would_not_be_seen_is_refused(tree, text, message):
+    """At the top of a module; what a kernel has nothing to do with may be anything."""
+    path = tree / "gru.py"
+    path.write_text(text + "\n\ndef kernel():\n    pass\n")
+    if message is None:
         table.digests([GRU])
+        return
+    with pytest.raises(ValueError, match=rf"gru\.py: {message}"):
+        table.digests([GRU])
+
+
+def test_what_is_imported_from_who_imports_it_is_followed(tree):
+    (tree / "gru.py").write_text("from .lstm import cell_gates\n\ndef kernel():\n    cell_gates()\n")
+    before = table.digests([GRU])
+    (tree / "cell.py").write_text("def gates():\n    pass\n")
+    assert table.digests([GRU]) != before
+
+
+@pytest.mark.parametrize("kernel", ["loss:nothing", "gru:kernel"])
+def test_a_definition_that_is_missing_is_named(tree, kernel):
+    (tree / "activations.py").write_text("def sinh():\n    pass\n")
+    with pytest.raises(ValueError, match="has no (nothing|tanh)"):
+        table.digests([dataclasses.replace(GRU, kernel=kernel)])
 
 
 def test_a_changed_variant_makes_its_own_rows_stale(tree):
@@ -346,7 +377,7 @@ def test_refresh_compiles_what_is_stale_or_missing_and_drops_what_does_not_ship(
     kept = path.read_text()
     assert refresh([LSTM, GRU]) == []
     assert path.read_text() == kept
-    (tree / "lstm.py").write_text("x = 1\n")
+    (tree / "lstm.py").write_text("def kernel():\n    return 1\n")
     capsys.readouterr()
     less = dataclasses.replace(GRU, targets=("sm_90",))
     assert refresh([LSTM, less, LOSS]) == ["lstm sm_80", "lstm sm_90", "loss sm_80", "loss sm_90"]
@@ -439,5 +470,6 @@ def test_the_command(tmp_path, capsys, triton):
     capsys.readouterr()
     assert command.main(["--check", "--target", "sm_90"], variants, path) == 1
     assert "sine sm_90: registers " in capsys.readouterr().out
-    assert command.main(["--refresh"], [*variants, Variant("absent", f"{SPECIMENS}:kernel", {})], path) == 1
+    with pytest.raises(ValueError, match="has no kernel"):
+        command.main(["--refresh"], [*variants, Variant("absent", f"{SPECIMENS}:kernel", {})], path)
     assert table.read(path) == made

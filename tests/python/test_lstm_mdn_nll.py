@@ -6,7 +6,7 @@ import math
 import fusedmdn.ops as ops
 import pytest
 import torch
-from fusedmdn.ops import composed, cpu, reference, triton
+from fusedmdn.ops import _backend, composed, cpu, reference, triton
 from torch.autograd import gradcheck
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -412,7 +412,10 @@ def test_autocast_runs_matrix_products_in_bfloat16():
     by_hand.target, by_hand.c0 = network.target, network.c0
     by_hand.x, by_hand.h0 = network.x.bfloat16(), network.h0.bfloat16()
     peepholes = (4, 9)
-    by_hand.weights = [w if k in peepholes else w.bfloat16() for k, w in enumerate(network.weights)]
+    summed = list(network.weights)
+    for k in (2, 7):  # the biases, before they are rounded
+        summed[k : k + 2] = summed[k] + summed[k + 1], torch.zeros_like(summed[k])
+    by_hand.weights = [w if k in peepholes else w.bfloat16() for k, w in enumerate(summed)]
     assert torch.equal(nll, by_hand.run()[0])
     with torch.autocast("cpu", torch.bfloat16):
         assert Network().run()[0].dtype == torch.float64
@@ -462,7 +465,7 @@ def test_nothing_is_saved_without_gradients(monkeypatch):
         ({"x": torch.zeros(5)}, r"x: expected shape \(T, B, I\), or \(rows, I\) packed, got \(5,\)"),
         ({"x": torch.zeros(3, 2, 4)}, r"weights\[0\] \(weight_ih\): expected shape \(8, 4\), got \(8, 3\)"),
         ({"target": torch.zeros(3, 2, 5)}, r"target: expected shape \(3, 2, 3\), got \(3, 2, 5\)"),
-        ({"target": torch.zeros(3, 2, 3).int()}, r"target: expected floating point, got torch.int32"),
+        ({"x": torch.zeros(3, 2, 3).int()}, r"x: expected floating point, got \(3, 2, 3\) of torch.int32"),
         ({"target": torch.zeros(3, 2, 3, device="meta")}, "target: expected the device of x, cpu, got meta"),
         ({"weights": []}, "weights: expected 4 for each layer and 2, got 0"),
         ({"skip": True}, r"weights\[4\] \(weight_ih\): expected shape \(8, 5\), got \(8, 2\)"),
@@ -513,6 +516,37 @@ def counted(monkeypatch, name):
     return calls
 
 
+def test_a_hook_of_all_modules_sees_the_head():
+    model, seen = FusedLSTMMDN(3, 8, 1, 2), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    with contextlib.ExitStack() as stack:
+        stack.callback(handle.remove)
+        model.nll(torch.randn(T, B, 3))
+        model(torch.randn(T, B, 3), target=torch.randn(T, B, 3))
+    assert seen.count(model.head) == 2
+
+
+def test_what_trains_only_its_head_does_not_go_back_through_the_stack(monkeypatch):
+    model, calls = FusedLSTMMDN(3, 8, 2, 2), []
+    real = reference.lstm_backward
+    with ops.backend("reference"), monkeypatch.context() as patch:
+        for name in ("lstm_backward", "lstm_mdn_nll_backward"):
+            patch.setitem(_backend._table[name], "reference", lambda *a, name=name: calls.append(name) or real(*a))
+        model.requires_grad_(False)
+        model.head.requires_grad_(True)
+        model.nll(torch.randn(T, B, 3)).backward()
+    assert not calls
+    assert model.head.weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_whole_numbers_are_rows_too(backend, dtype):
+    model = FusedLSTMMDN(3, 8, 1, 2).to(backend)
+    rows = torch.randint(0, 2, (T, B, 3), device=backend).to(dtype)
+    torch.testing.assert_close(model.nll(rows), model.nll(rows.float()))
+    torch.testing.assert_close(model(rows.float(), target=rows)[0], model(rows.float(), target=rows.float())[0])
+
+
 @pytest.mark.parametrize(
     ("prepare", "whole"),
     [
@@ -521,6 +555,13 @@ def counted(monkeypatch, name):
         (lambda m: (setattr(m, "dropout", 0.5), m.eval()), True),
         (lambda m: setattr(m, "recompute", True), False),
         (lambda m: m.head.register_forward_hook(lambda *_: None), False),
+        (lambda m: m.head.register_forward_pre_hook(lambda *_: None), False),
+        (lambda m: m.head.register_full_backward_hook(lambda *_: None), False),
+        (lambda m: m.head.register_full_backward_pre_hook(lambda *_: None), False),
+        (lambda m: setattr(m.head, "forward", m.head.forward), False),  # as wrappers do
+        (lambda m: setattr(m.head, "bias", None), False),
+        (lambda m: m.weight_hh_l0.requires_grad_(False), False),  # what is frozen costs no backward pass
+        (lambda m: (m.requires_grad_(False), m.head.requires_grad_(True)), False),
         (lambda m: setattr(m, "head", torch.nn.Sequential(m.head)), None),
         (lambda m: torch.nn.utils.parametrizations.weight_norm(m.head), False),
     ],
@@ -536,7 +577,7 @@ def test_the_module_calls_it_unless_it_needs_the_layers_one_by_one(monkeypatch, 
     nll, _ = model(x, lengths=lengths, target=x)
     assert (len(calls), len(parts)) == ((1, 0) if whole else (0, 1))
     nll.sum().backward()
-    assert all(p.grad is not None for p in model.parameters())
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
     if model.recompute:
         with torch.no_grad():
             model(x, target=x)

@@ -80,9 +80,7 @@ def test_forcing(direction):
 
 
 def every():
-    for L, H, outputs, B in itertools.product(
-        (1, 2, 3), (1, 20, 128, 400, 512, 900, 2000), (7, D, 387), (1, 40, 1000)
-    ):
+    for L, H, outputs, B in itertools.product((1, 2, 3), (1, 20, 128, 400, 512, 900, 2000), (7, D, 387), (1, 40, 1000)):
         for (size, precision), device in itertools.product(((2, "ieee"), (4, "tf32"), (4, "tf32x3")), DEVICES):
             yield L, H, outputs, B, size, precision, device
 
