@@ -12,13 +12,13 @@ from torch import Tensor
 
 from ..checks import PEN_LOGITS, ROW
 from ..composed import OverTime
-from ..launch import Options, launch
+from ..launch import launch
 from ..layout import Layer, layers_of
-from ..plans import WARPS, chunks
+from ..plans import ALL, chunks
 from ..training_plans import ALIGNED, INPUTS, Fused
-from .arguments import COUNTER, bound_of, given, lengths_of, same_dtype
+from .arguments import COUNTER, bound_of, cooperative, given, lengths_of, same_dtype
 
-OPTIONS = Options(WARPS, cooperative=True, registers=255)  # there is at most one program on a multiprocessor
+OPTIONS = cooperative(ALL)  # all registers: there is at most one program on a multiprocessor
 
 
 def forward(
@@ -49,7 +49,7 @@ def forward(
     raw = _rows(x, lengths, kept, B, D)
     arguments = {
         "x": given("x", x, x, x.dtype, T, B, I),
-        "inputs": _inputs(x, layers),
+        "inputs": _reading_inputs(x, layers),
         "head_bias": given("head bias", head_bias, x, f32, D),
         "h0": h0,
         "nll": nll,
@@ -188,7 +188,7 @@ def _tiles(plan: Fused, B: int, K: int, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _inputs(x: Tensor, layers: list[Layer]) -> Tensor:
+def _reading_inputs(x: Tensor, layers: list[Layer]) -> Tensor:
     """What reads [x | 1 | 1 | 0 …]: (L, 16, 4H), zero where a layer does not.
 
     The bias is the sum of two parts, the first of which is exact in bfloat16, so that neither is rounded much.

@@ -87,8 +87,8 @@ def _run(
     num_mixtures, pen, means, skip, peephole, clip_gates, clip_output = options
     kernel_dtype("x", x)
     check_options(pen, means, num_mixtures)
-    check_clip(clip_gates)
-    check_clip(clip_output)
+    check_clip(clip_gates, "clip_gates")
+    check_clip(clip_output, "clip_output")
     check_weights(weights, h0, x.shape[-1], num_mixtures, pen, skip, peephole)
     plan = _plan_of(direction, x, h0, len(weights[-1]))
     if isinstance(plan, Composed):
