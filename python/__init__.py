@@ -9,6 +9,7 @@ from ._cpu import isa as cpu_isa
 from .chunked import generate_chunked
 from .forced import plan
 from .functional import GenerateState, generate, lstm, lstm_layer, lstm_mdn_nll, mdn_nll, runs_on_cpu_kernels
+from .peak import cpu_peak, cpu_reading
 from .stream import normals, uniforms
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "GenerateState",
     "backend",
     "cpu_isa",
+    "cpu_peak",
+    "cpu_reading",
     "generate",
     "generate_chunked",
     "lstm",

@@ -90,6 +90,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "fusedmdn_pack": (_POINTER, [ctypes.POINTER(Network)]),
     "fusedmdn_release": (None, [_POINTER]),
     "fusedmdn_run_generate": (_I32, [_POINTER, ctypes.POINTER(Generate)]),
+    "fusedmdn_peak": (_I64, [_I32, _I32, _I64, ctypes.POINTER(_F32)]),
+    "fusedmdn_read": (None, [_POINTER, _I64, _I32, _I64, ctypes.POINTER(_F32)]),
     "fusedmdn_allocate": (_POINTER, [_I64]),
     "fusedmdn_free": (None, [_POINTER]),
     "fusedmdn_checksum": (_U64, [_POINTER, _POINTER, _I32, _I32]),

@@ -160,6 +160,18 @@ FUSEDMDN_API std::int32_t fusedmdn_run_generate(const void* handle, const fusedm
     return packed->kernels->generate(packed->network, packed->bf16, *a);
 }
 
+// Multiply-adds in registers, by so many threads (peak.h): how many were done; sums (threads) is what came out of each.
+// 0 where the instruction set in use has none of bf16.
+FUSEDMDN_API std::int64_t fusedmdn_peak(std::int32_t bf16, std::int32_t threads, std::int64_t rounds, float* sums) {
+    return current().load()->peak(bf16 != 0, threads, rounds, sums);
+}
+
+// The `count` floats at data read again and again, by so many threads (peak.h); sums (threads): of each one's part.
+FUSEDMDN_API void fusedmdn_read(const float* data, std::int64_t count, std::int32_t threads, std::int64_t rounds,
+                                float* sums) {
+    current().load()->read(data, count, threads, rounds, sums);
+}
+
 // Memory as threads.h has it, for whoever keeps outputs to use them again.
 FUSEDMDN_API void* fusedmdn_allocate(std::int64_t bytes) { return allocate(static_cast<std::size_t>(bytes)); }
 

@@ -8,6 +8,7 @@
 
 #include "lstm.h"
 #include "mdn.h"
+#include "peak.h"
 #include "sampler.h"
 
 namespace fusedmdn {
@@ -64,7 +65,7 @@ int run_generate(const void* network, bool is_bf16, const fusedmdn_generate& cal
 extern const Kernels FUSEDMDN_TABLE(FUSEDMDN_ISA);
 const Kernels FUSEDMDN_TABLE(FUSEDMDN_ISA) = {
     FUSEDMDN_NAME(FUSEDMDN_ISA), run_lstm, run_lstm_backward, run_mdn_nll, run_mdn_nll_backward,
-    run_pack, run_release, run_generate,
+    run_pack, run_release, run_generate, peak, read_all,
 };
 
 }  // namespace fusedmdn

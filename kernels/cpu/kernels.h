@@ -19,6 +19,8 @@ struct Kernels {
     void* (*pack)(const fusedmdn_network&);  // null: no memory
     void (*release)(void* network, bool bf16);
     int (*generate)(const void* network, bool bf16, const fusedmdn_generate&);
+    std::int64_t (*peak)(bool bf16, int threads, std::int64_t rounds, float* sums);
+    void (*read)(const float* data, std::int64_t count, int threads, std::int64_t rounds, float* sums);
 };
 
 }  // namespace fusedmdn

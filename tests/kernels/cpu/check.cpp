@@ -25,6 +25,8 @@ void fusedmdn_release(void* handle);
 std::int32_t fusedmdn_run_generate(const void* handle, const fusedmdn_generate* a);
 std::uint64_t fusedmdn_checksum(const void* const* data, const int64_t* bytes, std::int32_t count,
                                 std::int32_t threads);
+std::int64_t fusedmdn_peak(std::int32_t bf16, std::int32_t threads, std::int64_t rounds, float* sums);
+void fusedmdn_read(const float* data, std::int64_t count, std::int32_t threads, std::int64_t rounds, float* sums);
 int fusedmdn_philox_fill(std::uint64_t seed, std::uint64_t first_index, int64_t count, const int64_t* first_step,
                          int64_t steps, int normals, float* out);
 }
@@ -422,6 +424,34 @@ void check_philox(int64_t count, int64_t steps) {
     }
 }
 
+// The chains of peak.h: every round of every thread is done, and all threads end alike.
+void check_peak(int threads) {
+    place = text("peak threads=", threads);
+    on_every_isa([&] {
+        for (const bool bf16 : {false, true}) {
+            const Array<float> start(threads), end(threads);
+            const int64_t none = fusedmdn_peak(bf16, threads, 0, start), done = fusedmdn_peak(bf16, threads, 9, end);
+            equal("without rounds", none, 0);
+            if (bf16 && !done) continue;
+            equal("of each thread", done % (9 * threads), 0);
+            for (int part = 0; part < threads; ++part) equal("sum", end[part], end[0]);
+            if (bf16) equal("growth", (end[0] - start[0]) / (1.5 * 9), done / 18 / threads);
+            else equal("half-life", end[0] * 512, 2 * 511 * (done / 9 / threads) + start[0]);
+        }
+    });
+}
+
+void check_read(int64_t count, int threads) {
+    place = text("read count=", count, " threads=", threads);
+    on_every_isa([&] {
+        const Array<float> data(Doubles(count, 2)), sums(threads);
+        fusedmdn_read(data, count, threads, 3, sums);
+        double total = 0;
+        for (int part = 0; part < threads; ++part) total += sums[part];
+        equal("sum", total, 2 * 3 * count);
+    });
+}
+
 template <class E>
 void check_operators(bool few) {
     using Sizes = std::vector<int64_t>;
@@ -456,6 +486,10 @@ int main(int arguments, char**) {
     for (const auto& sizes : {Sizes{}, {0}, {1}, {0, 7}, {64, 65}, {4, 200, 127}, {256}, {(1 << 18) + 4}})
         check_checksum(sizes);
     for (const int64_t count : {0, 1, 3}) check_philox(count, 4);
+    for (const int threads : {1, 3}) {
+        check_peak(threads);
+        for (const int64_t count : {0, 1, 129, 1000}) check_read(count, threads);
+    }
     std::printf(failures ? "%d failures\n" : "all right\n", failures);
     return failures != 0;
 }
