@@ -1,8 +1,10 @@
-"""The command `fusedmdn`: info, train, sample, eval, tune."""
+"""The command `fusedmdn`: info, doctor, train, sample, eval, tune."""
 
 from __future__ import annotations
 
+import json
 import platform
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,10 +20,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import FusedLSTMMDN, Strokes, __version__, ops, render, tune
+from . import FusedLSTMMDN, Strokes, __version__, doctor, ops, render, tune
 from .checkpoint import CheckpointError
 from .dataset import PARTS, StrokeFileError, StrokeSet, load
 from .evaluate import Evaluation, evaluate
+from .installation import Finding, as_json
 from .ops import forced, launch, tuned
 from .train import Step, Trainer, TrainingDiverged, TrainOptions
 
@@ -93,6 +96,52 @@ def info() -> None:
     for choice in ops.report():
         table.add_row(*choice)
     console.print(table)
+
+
+@app.command("doctor")
+@_told_plainly
+def doctor_command(
+    device: Device = "auto",
+    threads: Threads = None,
+    report: Annotated[Path | None, typer.Option("--json", help="The same, for a bug report.")] = None,
+) -> None:
+    """Check this installation in under a minute: every operator beside plain PyTorch, versions, plans, speed.
+
+    The CPU is always checked, and the GPU in use, where the first run takes longer: it compiles the kernels. Exit code
+    1 if something is wrong.
+    """
+    if report is not None and not report.parent.is_dir():
+        raise ValueError(f"{report}: there is no directory {report.parent}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    found: list[Finding] = []
+    for finding in doctor.examine(device):
+        if not found or found[-1].part != finding.part:
+            console.print(finding.part, style="bold", markup=False, highlight=False, soft_wrap=True)
+        _indented(f"  {finding.name:22} {finding.value}", "red" if finding.problems else None)
+        found.append(finding)
+    problems = [problem for finding in found for problem in finding.problems]
+    if report is not None:
+        content = {"good": not problems, "findings": [as_json(finding) for finding in found]}
+        report.write_text(json.dumps(content, indent=2) + "\n")
+    if not problems:
+        console.print("all good", style="bold green")
+        return
+    console.print("what is wrong", style="bold red")
+    for problem in problems:
+        _indented(f"  {problem.wrong}", "red", 4)
+        _indented(f"    {problem.remedy}", None, 6)
+    raise typer.Exit(1)
+
+
+def _indented(line: str, style: str | None, indent: int = 25) -> None:
+    """A line that a terminal wraps under its own beginning, and that a pipe gets whole."""
+    if console.is_terminal:
+        width = max(console.width, 2 * indent)
+        line = textwrap.fill(
+            line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
