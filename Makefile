@@ -1,13 +1,16 @@
 # make demo    sample from the shipped weights, train a small model from nothing, sample from that too
 # make test    all tests but the slow ones          make test-slow   those that take minutes
 # make check   ruff and mypy                        make weights     train the shipped weights again
-# make bench-cpu   measure against the peers on this machine's CPU, write docs/cpu.md
-# make gpu     on a machine with an NVIDIA GPU: all tests there, checks and timings, one JSON in bench/results
+# make bench   measure this machine's GPU, or CPU, against every peer, ten minutes; write docs/benchmark.md
+# make bench-speed   time small sizes with pytest-benchmark (half a minute)
+# make bench-compare BASE=HEAD~1   is the working tree slower than that revision? both built, timed in turn
+# make gpu     on a machine with an NVIDIA GPU: all tests there, checks and the benchmark, one JSON in bench/results
 # make compile-gate   compile every Triton kernel for every GPU, without one (a quarter of an hour), against the table
 # make compile-table  compile those that have changed, bring the table up to date and write docs/gpu.md again
 # Each does its own set-up in .venv, once.
 
 PYTHON ?= python3
+BASE ?= HEAD
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -17,7 +20,7 @@ CPU_TRITON := triton==3.7.1
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 
-.PHONY: demo test test-slow check weights bench-cpu gpu compile-gate compile-table clean
+.PHONY: demo test test-slow check weights bench bench-speed bench-compare gpu compile-gate compile-table clean
 
 # A machine without an NVIDIA GPU gets torch's CPU build: a tenth of the download.
 .venv/.torch:
@@ -60,12 +63,19 @@ test-slow: .venv/.dev
 	$(BIN)/pip install -q -e '.[bench]'
 	@touch $@
 
-bench-cpu: .venv/.bench
-	$(BIN)/python -m bench.cpu
+bench: .venv/.bench
+	$(BIN)/python -m bench
 	$(BIN)/python -m bench.report
 
-gpu: .venv/.dev
+bench-speed: .venv/.dev
+	$(BIN)/python -m pytest bench
+
+bench-compare: .venv/.dev
+	$(BIN)/python -m bench.compare $(BASE)
+
+gpu: .venv/.dev .venv/.bench
 	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.report
 
 compile-gate: .venv/.dev
 	$(BIN)/python -m tests.compile_gate --check

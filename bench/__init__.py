@@ -1,1 +1,1 @@
-"""fusedmdn against its peers: `python -m bench.cpu` measures, `python -m bench.report` writes the page."""
+"""fusedmdn against its peers: `python -m bench` measures, `python -m bench.report` writes the page."""

@@ -1,4 +1,4 @@
-"""Where a run was made: machine, versions, revision."""
+"""Where a run was made: machine, GPU, versions, revision."""
 
 from __future__ import annotations
 
@@ -11,28 +11,76 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fusedmdn import __version__, ops
 
 ROOT = Path(__file__).parent.parent
 
 
-def describe(threads: int) -> dict[str, Any]:
-    """The environment of this process, as JSON holds it."""
+PACKAGES = ("torch", "triton", "jax", "onnxruntime", "torchrl", "flashrnn", "haste_pytorch")
+CPU = torch.device("cpu")
+
+
+def describe(threads: int, device: torch.device = CPU) -> dict[str, Any]:
+    """The environment of this process, and of a run on a device, as JSON holds it."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "device": device.type,
+        "gpu": None if properties is None else gpu(properties),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "caches": caches(),
         "isa": instruction_set(),
-        "backends": {choice.operator: choice.backend for choice in ops.report() if choice.device == "cpu"},
+        "backends": {choice.operator: choice.backend for choice in ops.report() if choice.device == device.type},
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"fusedmdn": __version__, **{name: version(name) for name in ("torch", "jax", "onnxruntime")}},
+        "versions": versions(),
         "revision": revision(),
         "threads": threads,
         "pinned_to": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "load_before": list(os.getloadavg()),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the package, what it stands on, and the peers."""
+    of_cuda = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())} if torch.version.cuda else {}
+    return {"fusedmdn": __version__, **{name: version(name) for name in PACKAGES}, **of_cuda}
+
+
+def file_of(where: dict[str, Any], quick: bool) -> str:
+    """The name of a run's file."""
+    kind = "quick" if quick else "gpu" if where["gpu"] else "cpu"
+    of_threads = "" if where["gpu"] else f"-{where['threads']}t"
+    return f"{kind}-{slug(where['gpu']['name'] if where['gpu'] else where['cpu'])}{of_threads}.json"
+
+
+def gpu(properties: Any) -> dict[str, Any]:
+    """What a plan and a time depend on."""
+    return {
+        "name": properties.name,
+        "capability": [properties.major, properties.minor],
+        "multiprocessors": properties.multi_processor_count,
+        "shared_memory_of_a_block": getattr(properties, "shared_memory_per_block_optin", None),
+        "l2": getattr(properties, "L2_cache_size", None),
+        "memory": properties.total_memory,
+        "driver, power limit, highest clock": smi(),
+    }
+
+
+def smi() -> str | None:
+    """What nvidia-smi tells and torch does not, of every GPU; None where there is none."""
+    fields = "name,driver_version,power.limit,clocks.max.sm"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def cpu_model() -> str:

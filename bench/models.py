@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,23 @@ CONFIGS = {
 }
 
 
+def config_of(name: str) -> Config:
+    """One of CONFIGS, or "1xH" for a layer of H units like A's and D's.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name in CONFIGS:
+        return CONFIGS[name]
+    grid = re.fullmatch(r"1x([1-9][0-9]*)", name)
+    if grid is None:
+        raise ValueError(f"model must be one of {', '.join(CONFIGS)} or 1xH, as 1x128, got {name!r}")
+    return Config(1, int(grid[1]), 20, False)
+
+
 def build(name: str, hidden: int | None = None, **options: Any) -> FusedLSTMMDN:
-    """The model of that name with its fixed weights; `options` are further arguments of FusedLSTMMDN."""
-    config = CONFIGS[name]
+    """The model of that name with its fixed weights, float32 on the CPU; `options` are more of FusedLSTMMDN's."""
+    config = config_of(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         return FusedLSTMMDN(
@@ -58,13 +73,15 @@ class LSTMStack(nn.Module):
 
     def __init__(self, model: FusedLSTMMDN) -> None:
         super().__init__()
-        L, H, I = model.num_layers, model.hidden_size, model.input_size
+        L, H, I, device = model.num_layers, model.hidden_size, model.input_size, model.head.weight.device
         self.skip, self.hidden_size, self.num_mixtures = model.skip, H, model.num_mixtures
         self.depth = 1 if model.skip else L  # of each nn.LSTM
         self.layers = nn.ModuleList(
-            [nn.LSTM(I if n == 0 else H + I, H) for n in range(L)] if model.skip else [nn.LSTM(I, H, L)]
+            [nn.LSTM(I if n == 0 else H + I, H, device=device) for n in range(L)]
+            if model.skip
+            else [nn.LSTM(I, H, L, device=device)]
         )
-        self.head = nn.Linear(model.head.in_features, model.head.out_features)
+        self.head = nn.Linear(model.head.in_features, model.head.out_features, device=device)
         copy_weights(model, self.named())
 
     def named(self) -> dict[str, Tensor]:
@@ -93,12 +110,12 @@ class CellStack(nn.Module):
 
     def __init__(self, model: FusedLSTMMDN) -> None:
         super().__init__()
-        H, I = model.hidden_size, model.input_size
+        H, I, device = model.hidden_size, model.input_size, model.head.weight.device
         self.skip, self.hidden_size, self.num_layers = model.skip, H, model.num_layers
         self.num_mixtures = model.num_mixtures
         below = [I] + [H + I * model.skip] * (model.num_layers - 1)
-        self.cells = nn.ModuleList([nn.LSTMCell(size, H) for size in below])
-        self.head = nn.Linear(model.head.in_features, model.head.out_features)
+        self.cells = nn.ModuleList([nn.LSTMCell(size, H, device=device) for size in below])
+        self.head = nn.Linear(model.head.in_features, model.head.out_features, device=device)
         copy_weights(model, self.named())
 
     @torch.jit.unused
@@ -136,3 +153,8 @@ def copy_weights(model: FusedLSTMMDN, into: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in into.items():
             parameter.copy_(ours[name])
+
+
+def copied(model: FusedLSTMMDN) -> dict[str, Tensor]:
+    """Parameters of the model's names and values that are nobody else's."""
+    return {name: nn.Parameter(p.detach().clone()) for name, p in model.named_parameters()}

@@ -11,11 +11,16 @@ from torch import Tensor
 from fusedmdn import FusedLSTMMDN, ops
 
 PEN_UP = 0.07  # share of rows that end a stroke
+# of `deviation`; where every step multiplies by a cast weight, autograd sums its gradients over the steps in that dtype
+TOLERANCES = {"float32": 1e-3, "tf32": 2e-2, "bf16": 2e-1, "fp16": 5e-2}
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs and rows to predict, (T, B, 3) each; lengths (B), None where all are T. The loss is the mean per row."""
+    """Inputs and rows to predict, (T, B, 3) each; lengths (B) on the CPU, None where all are T.
+
+    The loss is the mean per row that counts.
+    """
 
     x: Tensor
     target: Tensor
@@ -31,6 +36,10 @@ class Problem:
     def rows(self) -> int:
         """Rows that count."""
         return int(self.lengths_of_all.sum())
+
+    def to(self, device: torch.device | str) -> Problem:
+        """The same with its rows on a device."""
+        return Problem(self.x.to(device), self.target.to(device), self.lengths)
 
 
 @dataclass(frozen=True)

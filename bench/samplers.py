@@ -1,29 +1,22 @@
-"""What a sampler must offer, and how its numbers are checked before it is timed."""
+"""How a sampler's numbers are checked before it is timed, and our own."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fusedmdn import FusedLSTMMDN, ops
+from fusedmdn import FusedLSTMMDN, StrokeBatch, ops
+
+from .cell import Cannot
+from .contracts import Sampler
+from .precision import elements
 
 SEED = 0
-
-
-class Sampler(Protocol):
-    """A peer that samples; tensors are float32 and on the CPU."""
-
-    def raw(self, x: Tensor) -> Tensor:
-        """Raw outputs (T, B, 1 + 6M) of given rows (T, B, 3), step by step by the network that `sample` runs."""
-
-    def draw(self, raw: Tensor) -> Tensor:
-        """A row (N, 3) from each raw output (N, 1 + 6M), by the draws that `sample` makes."""
-
-    def sample(self, batch: int, steps: int) -> object:
-        """Rows (steps, batch, 3), each fed back; only the time it takes is looked at."""
+# of `largest` and `our_error`, whose reference has the weights unrounded; rounded weights and states deviate more
+TOLERANCES = {"float32": 1e-3, "tf32": 5e-3, "bf16": 2e-2, "fp16": 5e-3}
 
 
 def exact_raw(model: FusedLSTMMDN, x: Tensor) -> Tensor:
@@ -45,7 +38,8 @@ def check_draws(sampler: Sampler, model: FusedLSTMMDN, count: int) -> None:
     """
     M = model.num_mixtures
     raw = torch.randn(1 + 6 * M, generator=torch.Generator().manual_seed(3))
-    rows = sampler.draw(raw.expand(count, -1).contiguous()).double()
+    given = raw.to(model.head.weight.device).expand(count, -1).contiguous()
+    rows = sampler.draw(given).cpu().double()
     q = ops.reference.components(raw.double(), "bernoulli", M, "linear")
     weight, rho = q.log_weight.exp(), torch.tanh(q.r)
     s_x, s_y = q.log_sigma_x.exp(), q.log_sigma_y.exp()
@@ -66,32 +60,35 @@ def check_draws(sampler: Sampler, model: FusedLSTMMDN, count: int) -> None:
             )
 
 
-def our_error(model: FusedLSTMMDN, dtype: torch.dtype | None, batch: int, steps: int) -> float:
+def our_error(model: FusedLSTMMDN, dtype: str, batch: int, steps: int, plan: str | None = None) -> float:
     """The largest deviation of our sampler from the float64 reference run over the rows that it drew.
 
     Compared are its last state, and its rows with those that the reference draws by the same random stream. A rounded
     weight may carry a uniform over the edge between two components: the largest deviations, one and one in fifty, are
     not looked at.
     """
-    drawn = model.generate(batch, steps, seed=SEED, **_dtype(dtype))
+    drawn = run_ours(model, dtype, batch, steps, plan)
     rows = drawn.points.transpose(0, 1).float()
     raw, (h, c) = exact(model, torch.cat([torch.zeros_like(rows[:1]), rows[:-1]]))
     q = ops.reference.components(raw, "bernoulli", model.num_mixtures, model.means)
-    zero, one = torch.zeros(steps, batch), torch.ones(steps, batch)
-    uniforms = ops.uniforms(SEED, 0, batch, steps).transpose(0, 1)
+    zero, one = rows.new_zeros(steps, batch), rows.new_ones(steps, batch)
+    uniforms = ops.uniforms(SEED, 0, batch, steps).transpose(0, 1).to(rows.device)
     expected = ops.reference.draw(q, uniforms, zero, one, "bernoulli")
     off = (rows - expected).abs().amax(-1).flatten().sort().values
     row_error = off[-2 - len(off) // 50].item()
     return max(row_error, largest(drawn.state.h, h), largest(drawn.state.c, c))
 
 
-def run_ours(model: FusedLSTMMDN, dtype: torch.dtype | None, batch: int, steps: int) -> object:
-    """Sample with our own operator; dtype: of the weights, None for the model's."""
-    return model.generate(batch, steps, seed=SEED, **_dtype(dtype))
+def run_ours(model: FusedLSTMMDN, dtype: str, batch: int, steps: int, plan: str | None = None) -> StrokeBatch:
+    """Sample with our own operator, its weights in a precision; plan: what `ops.plan` takes.
 
-
-def _dtype(dtype: torch.dtype | None) -> dict[str, Any]:
-    return {} if dtype is None else {"dtype": dtype}
+    Raises:
+        Cannot: TF32 or fp16 on a CPU.
+    """
+    if dtype in ("tf32", "fp16") and model.head.weight.device.type == "cpu":
+        raise Cannot("our C++ kernels compute in float32 and bfloat16")
+    with contextlib.nullcontext() if plan is None else ops.plan(plan):
+        return model.generate(batch, steps, seed=SEED, dtype=elements(dtype))
 
 
 def largest(value: Tensor, exact: Tensor) -> float:

@@ -1,62 +1,85 @@
-"""One process's share of a benchmark: every work on one number of threads, printed and kept as JSON."""
+"""`python -m bench.worker FD`: one part in a process of its own; what it finds goes line by line to the descriptor.
+
+It reads its task on its standard input: {"settings": …, "part": index, or null for the ceilings, "ceilings": …,
+"seconds": …}. Lines are JSON: {"say": text}, {"cell": results}, {"left out": cell}, {"ceilings": …}.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from . import environment
+from fusedmdn import ops
+
+from . import ceilings, floors, works
+from .budget import Budget, share
 from .cell import measure, title
+from .machine import Machine, machine_of
+from .models import build
 from .settings import Settings
-from .table import table
-from .works import limit, loss, sampling, train
 
-FILE_WIDTH = 150  # of tables that no terminal shows
-LIMIT_REPEATS = 3  # times as many as of the others: its calls are short, and a bandwidth is a best of many
+Json = dict[str, Any]
+Send = Callable[[Json], None]
 
 
-def run(settings: Settings, out: Path, *, quick: bool) -> Path:
-    """Measure, print a table for each cell, and write the JSON file anew after each; gives its path."""
-    torch.set_num_threads(settings.threads)
-    console = Console()
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    where = environment.describe(settings.threads)
-    path = out / f"{'quick' if quick else 'cpu'}-{environment.slug(where['cpu'])}-{settings.threads}t.json"
-    out.mkdir(parents=True, exist_ok=True)
-    cells: list[dict[str, Any]] = []
-    with console.status("") as status:
-        for cell in measured(settings, status.update):
-            cells.append(cell)
-            path.write_text(json.dumps({"environment": where, "cells": cells}, indent=1) + "\n")
-            console.print(table(cell, settings.threads))
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    return path
+def main() -> None:
+    """Do the task."""
+    with os.fdopen(int(sys.argv[1]), "w") as out:
+
+        def send(message: Json) -> None:
+            out.write(json.dumps(message, allow_nan=False) + "\n")
+            out.flush()
+
+        task = json.load(sys.stdin)
+        settings = Settings.from_json(task["settings"])
+        warnings.simplefilter("error", ops.FallbackWarning)  # the reference is not what is to be timed
+        machine = machine_of(torch.device(settings.device), settings.threads)
+        if task["part"] is None:
+            say = functools.partial(_say, send, "the machine's own rates")
+            send({"ceilings": ceilings.measure(machine.device, settings.threads, read_sizes(settings), say)})
+        else:
+            perform(settings, task["part"], task["ceilings"], task["seconds"], machine, send)
 
 
-def measured(settings: Settings, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """The results of every cell, as they come."""
-    works = {
-        "sampling": (sampling.cells, settings.repeats),
-        "loss": (loss.cells, settings.repeats),
-        "train": (train.cells, settings.repeats_train),
-        "limit": (limit.cells, LIMIT_REPEATS * settings.repeats),
-    }
-    for work in settings.works:
-        cells, repeats = works[work]
-        for cell in cells(settings):
-            name = title(cell.work, cell.model, cell.setup)
-            result = measure(cell, repeats, settings.without, functools.partial(_say, say, name))
-            yield result
-            if work == "loss":
-                yield loss.memory(settings, result, say)
+def read_sizes(settings: Settings) -> list[int]:
+    """Bytes that are read again and again: weights by every network that samples, and what the loss reads."""
+    sizes = set()
+    for part, dtype in itertools.product(settings.parts, settings.dtypes):
+        if part.work == "sampling" and part.model:
+            sizes.add(floors.weight_bytes(build(part.model, settings.hidden), dtype))
+        elif part.work == "loss":
+            sizes |= {floors.loss_bytes(setup["T"] * setup["B"], works.loss.COLUMNS, dtype) for setup in part.setups}
+    return sorted(sizes)
 
 
-def _say(say: Callable[[str], None], name: str, line: str) -> None:
-    say(f"{name}: {line}")
+def perform(settings: Settings, index: int, rates: Json, seconds: float | None, machine: Machine, send: Send) -> None:
+    """Every cell of a part, as long as there is time."""
+    part = settings.parts[index]
+    end = None if seconds is None else time.monotonic() + seconds
+    for place, cell in enumerate(works.cells(part, settings, machine, rates)):
+        budget = Budget(settings.least, settings.most, minutes=settings.minutes)
+        if end is not None:
+            now = time.monotonic()
+            budget = budget._replace(share=now + share(end - now, len(part.setups) - place, 1.0), end=end)
+        name = title(cell.work, cell.model, cell.setup)
+        if budget.over():
+            send({"left out": f"{name}: {budget.why}"})
+            continue
+        send({"cell": measure(cell, machine, budget, settings.without, functools.partial(_say, send, name))})
+
+
+def _say(send: Send, name: str, line: str) -> None:
+    send({"say": f"{name}: {line}"})
+
+
+if __name__ == "__main__":
+    main()

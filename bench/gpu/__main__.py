@@ -1,149 +1,82 @@
-"""`python -m bench.gpu`: all tests on this machine's GPU, the kernels' promises, and times; one JSON file.
+"""`python -m bench.gpu`: all tests on this machine's GPU, the kernels' promises, and the benchmark; one JSON file.
 
 Every part has a process of its own: what a kernel breaks or hangs is that part's failure, and the rest still runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
-import itertools
-import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 
-from fusedmdn import ops
-
-from ..worker import FILE_WIDTH
-from . import (
-    network,
-    objective,
-    promises,
-    report,
-    sampling_promises,
-    sampling_timings,
-    suite,
-    table,
-    timings,
-    training_promises,
-    training_timings,
-)
-from .machine import Machine, cuda
+from .. import environment, settings
+from ..processes import available_cores, converse
+from ..record import Record
+from ..run import Run
+from ..screen import console
+from . import table
+from .machine import cuda
+from .parts import parts
 from .sizes import Sizes
 
 Json = dict[str, Any]
+PART = [sys.executable, "-m", "bench.gpu.parts"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives the exit code: 1 where a part failed, 2 where there is no GPU."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), metavar="DIRECTORY")
-    parser.add_argument("--limit", type=float, default=3600, metavar="SECONDS", help="for a part, then it is ended")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
+@app.command()
+def main(
+    full: Annotated[bool, typer.Option("--full", help="The benchmark's whole grid, as long as it takes.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of the JSON file.")] = Path("bench/results"),
+    limit: Annotated[float, typer.Option(help="Seconds for a part, then it is ended.", min=1)] = 3600.0,
+) -> None:
+    """All tests on this machine's GPU, what the kernels promise, and the benchmark; one JSON file.
+
+    Ends with 0; with 1 where a part failed or one of our own contenders is wrong; with 2 where there is no GPU.
+    """
     if not torch.cuda.is_available():
-        print(f"bench.gpu needs a GPU, and torch {torch.__version__} sees none: nothing was run", file=sys.stderr)
-        return 2
-    if given.part:
-        given.into.write_text(json.dumps(attempt(parts(cuda(), Sizes())[given.part])))
-        return 0
-    where = report.describe(torch.cuda.get_device_properties(torch.cuda.current_device()))
-    path = report.path_of(where, given.out)
-    command = [sys.executable, "-m", "bench.gpu", "--part"]
-    return run([*parts(cuda(), Sizes())], lambda name: apart([*command, name], given.limit), where, path)
+        line = f"bench.gpu needs a GPU, and torch {torch.__version__} sees none: nothing was run"
+        print(line, file=sys.stderr)
+        raise typer.Exit(2)
+    machine, threads = cuda(), len(available_cores())
+    grid = "full" if full else "default"
+    chosen = settings.parts(grid, "cuda", settings.WORKS, settings.models_of(grid))
+    asked = settings.Settings(
+        str(machine.device), threads, grid, chosen, settings.DTYPES["cuda"], minutes=None if full else 10.0
+    )
+    where = environment.describe(threads, machine.device) | {"options": {"grid": grid, "minutes": asked.minutes}}
+    record, screen = Record(out / environment.file_of(where, False), where), console()
+    kept = promises([*parts(machine, Sizes())], PART, record, screen, limit, threads)
+    well = Run(asked, record, screen).perform()
+    screen.print(f"wrote {record.path}", highlight=False, soft_wrap=True)
+    if not (kept and well):
+        raise typer.Exit(1)
 
 
-def parts(machine: Machine, sizes: Sizes) -> dict[str, Callable[[], Json]]:
-    """All parts by name, the quick and telling ones first."""
-    found: dict[str, Callable[[], Json]] = {
-        "tests": suite.run,
-        "compiled variants": functools.partial(promises.compiled, machine, sizes),
-        "repeated runs": functools.partial(promises.repeated, machine, sizes),
-    }
-    for plan in ("persistent", "stepwise"):
-        found[f"CUDA graph, {plan}"] = functools.partial(promises.graph, machine, sizes, plan)
-    of_training = {
-        "training": training_promises.plain,
-        "training in a CUDA graph": training_promises.captured,
-        "training, compiled variants": training_promises.compiled,
-    }
-    of_sampling = {
-        "sampling": sampling_promises.plain,
-        "sampling in a CUDA graph": sampling_promises.captured,
-        "sampling by the shipped weights": sampling_promises.real,
-        "sampling, compiled variants": sampling_promises.compiled,
-    }
-    for plans, looks in ((objective.PLANS, of_training), (network.PLANS, of_sampling)):
-        for plan, (name, look) in itertools.product(plans, looks.items()):
-            found[f"{name}, {plan}"] = functools.partial(look, machine, sizes, plan)
-    found["sampling on another GPU, graph"] = functools.partial(sampling_promises.elsewhere, machine, sizes)
-    found |= {f"lstm, H {H}": functools.partial(timings.lstm, machine, sizes, H) for H in sizes.hidden}
-    found["mdn_nll"] = functools.partial(timings.mdn_nll, machine, sizes)
-    for name in sizes.training.models:
-        found[f"training, model {name}"] = functools.partial(training_timings.training, machine, sizes, name)
-    for name in sizes.sampling.models:
-        found[f"sampling, model {name}"] = functools.partial(sampling_timings.sampling, machine, sizes, name)
-    return found
-
-
-def run(names: Sequence[str], perform: Callable[[str], Json], where: Json, path: Path) -> int:
-    """Perform and print every part, and write the file anew after each; gives the exit code."""
-    console, done = Console(), {}
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+def promises(
+    names: Sequence[str], command: Sequence[str], record: Record, screen: Console, limit: float, threads: int
+) -> bool:
+    """Perform and print every part, and keep it in the record; says whether all is as it should be."""
+    done = record.run["parts"] = {}
     for name in names:
-        start = time.monotonic()
-        done[name] = {**perform(name), "seconds": time.monotonic() - start}
-        report.write(path, where, done)
+        start, found = time.monotonic(), {}
+        trouble = converse(command, {"part": name}, found.update, threads=threads, silence=limit)
+        part = found.get("part") or {"trouble": "it had no results"}
+        if trouble is not None:
+            part = {**part, "trouble": f"its process {trouble}"}
+        done[name] = {**part, "seconds": time.monotonic() - start}
+        record.write()
         for line in table.shown(name, done[name]):
-            console.print(line, highlight=False, soft_wrap=isinstance(line, str), markup=False)
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    return int(any(part["trouble"] for part in done.values()))
-
-
-def attempt(part: Callable[[], Json]) -> Json:
-    """The part's results; an exception is its trouble, a refused launch too, unless the plan is none of this GPU's."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ops.FallbackWarning)
-            return part()
-    except Exception as error:
-        line = (str(error).strip() or "no message").partition("\n")[0]
-        if timings.NO_FIT in line:
-            return {"trouble": None, "left out": line}
-        return {"trouble": f"{type(error).__name__}: {line}", "traceback": traceback.format_exc()}
-
-
-def apart(command: Sequence[str], limit: float) -> Json:
-    """The results of a part that runs in a process of its own, and of its group all that it starts."""
-    with tempfile.TemporaryDirectory() as scratch:
-        into = Path(scratch) / "part.json"
-        process = subprocess.Popen([*command, "--into", str(into)], start_new_session=True)
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return {"trouble": f"did not end in {limit:g} s"}
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if code or not into.exists():
-            return {"trouble": f"its process ended with exit code {code} and no results"}
-        return json.loads(into.read_text())
+            screen.print(line, highlight=False, soft_wrap=True, markup=False)
+    return not any(part["trouble"] for part in done.values())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="python -m bench.gpu")

@@ -1,4 +1,4 @@
-"""What the parts need of a GPU: a timer, peak memory, CUDA graphs, Triton's compilations; the tests have their own."""
+"""What the parts need of a GPU: CUDA graphs, and Triton's compilations; the tests have their own."""
 
 from __future__ import annotations
 
@@ -11,54 +11,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Runs = Mapping[str, Callable[[], object]]
 Outputs = dict[str, Tensor]
 
 
 class Machine(NamedTuple):
     """Where the parts run.
 
-    device: of all tensors. interleaved: milliseconds of so many repetitions, each of which runs every contender in
-    turn. peak: bytes that a run takes at most, above what was taken before it. capture: from a function, one that
-    replays it, and the outputs that a replay overwrites. compilations: counts, while entered, the variants of every
-    kernel that are compiled.
+    device: of all tensors. capture: from a function, one that replays it, and the outputs that a replay overwrites.
+    compilations: counts, while entered, the variants of every kernel that are compiled.
     """
 
     device: torch.device
-    interleaved: Callable[[Runs, int], dict[str, list[float]]]
-    peak: Callable[[Callable[[], object]], int]
     capture: Callable[[Callable[[], Outputs]], tuple[Callable[[], object], Outputs]]
     compilations: Callable[[], AbstractContextManager[Mapping[str, int]]]
 
 
 def cuda() -> Machine:
     """The current CUDA device."""
-    return Machine(torch.device("cuda", torch.cuda.current_device()), interleaved, peak, capture, compilations)
-
-
-def interleaved(runs: Runs, repeats: int) -> dict[str, list[float]]:
-    """Times between two CUDA events around each run, which starts on an idle device: launches from Python count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            torch.cuda.synchronize()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end))
-    return times
-
-
-def peak(run: Callable[[], object]) -> int:
-    """By PyTorch's allocator."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return Machine(torch.device("cuda", torch.cuda.current_device()), capture, compilations)
 
 
 def capture(run: Callable[[], Outputs]) -> tuple[Callable[[], object], Outputs]:

@@ -1,21 +1,21 @@
-"""A network that samples, its weights and stream fixed: by our operator, the reference, or a loop over nn.LSTM."""
+"""A network that samples, its weights and stream fixed: by our operator or the reference."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
-from fusedmdn.ops import launch, sampling_plans
+from fusedmdn.ops import sampling_plans
 from fusedmdn.ops.reference import END
 from torch import Tensor
 
 from fusedmdn import FusedLSTMMDN, ops
 
-from ..models import LSTMStack, build
-from .layer import ELEMENTS
+from .. import plans
+from ..models import build
+from ..precision import TORCH
+from .accuracy import Wrong, deviation
 from .machine import Outputs
-from .timings import Wrong, deviation
 
 PLANS = "resident", "rows", "graph"
 SEED = 0
@@ -47,7 +47,7 @@ class Network:
     """A model of the benchmark or the ragged one, their components on a circle: to choose another shows; or "kanji"."""
 
     def __init__(self, name: str, units: int | None, elements: str, device: torch.device) -> None:
-        self.name, self.dtype, self.device = name, ELEMENTS[elements][0], device
+        self.name, self.dtype, self.device = name, TORCH[elements], device
         if name == KANJI:
             self.model = FusedLSTMMDN.from_pretrained(name)
         else:
@@ -59,8 +59,7 @@ class Network:
 
     def plan(self, B: int) -> sampling_plans.Plan:
         """The plan of B sequences; raises RuntimeError where one is forced that does not fit."""
-        sizes = self.model.num_layers, self.model.hidden_size, self.model.head.out_features, B
-        return sampling_plans.choose(*sizes, self.dtype, launch.device_of(self.model.head.weight))
+        return plans.sampling(self.model, B, self.dtype)
 
     def start(self, B: int, seed: int = SEED, first_index: int = 0) -> ops.GenerateState:
         """Sequences before their first row; seed and index on the device, so that a captured graph reads them anew."""
@@ -96,11 +95,6 @@ class Network:
                 state = state._replace(row=row, done=done)
         return {"points": torch.stack(rows), "lengths": state.drawn - state.done.long()} | named(state)
 
-    def raw(self, x: Tensor, dtype: torch.dtype) -> Outputs:
-        """Raw outputs (T, B, 1 + 6M) of the reference in a dtype, over given rows (T, B, 3)."""
-        with ops.backend("reference"), torch.no_grad():
-            return {"raw": copy.deepcopy(self.model).to(dtype)(x.to(dtype))[0].raw}
-
     def deviation(self, drawn: Outputs, **primed: Tensor) -> float:
         """The largest relative deviation of rows, h and c, drawn from `start`, from the float64 reference.
 
@@ -135,42 +129,3 @@ def named(state: ops.GenerateState) -> Outputs:
 def alike(a: Tensor, b: Tensor) -> Tensor:
     """Rows (..., I) of the same pen and the same component."""
     return (a[..., 2:] == b[..., 2:]).all(-1) & ((a - b)[..., :2].abs().amax(-1) < 0.1)
-
-
-class Loop:
-    """What users write: in every step nn.LSTM called with one row, nn.Linear, and a draw; a `samplers.Sampler`."""
-
-    def __init__(self, network: Network) -> None:
-        self.net = LSTMStack(network.model).to(network.device, network.dtype).eval()
-        self.network = network
-
-    @torch.inference_mode()
-    def raw(self, x: Tensor) -> Tensor:
-        """Raw outputs (T, B, 1 + 6M) of given rows (T, B, 3), step by step."""
-        state, outputs = None, []
-        for row in x.to(self.network.dtype):
-            raw, state = self.net(row[None], state)
-            outputs.append(raw[0])
-        return torch.stack(outputs)
-
-    @torch.inference_mode()
-    def draw(self, raw: Tensor) -> Tensor:
-        """A row (B, 3) from each raw output (B, 1 + 6M), in float32."""
-        M = self.net.num_mixtures
-        eos, pi, mu_x, mu_y, s_x, s_y, r = raw.to(self.network.device, torch.float32).split([1, M, M, M, M, M, M], -1)
-        j = torch.multinomial(torch.softmax(pi, -1), 1)
-        n1, n2 = torch.randn(2, len(raw), 1, device=self.network.device)
-        rho = torch.tanh(r.gather(-1, j))
-        dx = mu_x.gather(-1, j) + s_x.gather(-1, j).exp() * n1
-        dy = mu_y.gather(-1, j) + s_y.gather(-1, j).exp() * (rho * n1 + torch.sqrt(1 - rho * rho) * n2)
-        return torch.cat([dx, dy, torch.bernoulli(torch.sigmoid(eos))], -1)
-
-    @torch.inference_mode()
-    def sample(self, batch: int, steps: int) -> Tensor:
-        """Rows (steps, batch, 3), each fed back."""
-        state, row, rows = None, torch.zeros(batch, 3, device=self.network.device), []
-        for _ in range(steps):
-            raw, state = self.net(row[None].to(self.network.dtype), state)
-            row = self.draw(raw[0])
-            rows.append(row)
-        return torch.stack(rows)

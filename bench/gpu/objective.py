@@ -1,4 +1,4 @@
-"""What is trained: a model's loss of fixed rows and its gradients, by our operator, the reference, or nn.LSTM."""
+"""What is trained: a model's loss of fixed rows and its gradients, by our operator or the reference."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from fusedmdn.ops import launch, training_plans
 from fusedmdn.ops.layout import alive
-from fusedmdn.ops.triton.arguments import tf32_allowed
 from torch import Tensor
 
 from fusedmdn import ops
 
+from .. import plans
 from ..models import build
-from ..peers.torch_losses import eager_mean
-from ..peers.torch_training import LSTMTrainer
-from ..problems import Problem, strokes
-from .layer import ELEMENTS
+from ..precision import TORCH
+from ..problems import strokes
 from .machine import Outputs
-from .timings import in_float32
 
 PLANS = "fused", "composed"
-DIRECTIONS = "forward", "backward"
 
 
 class Objective:
@@ -45,7 +40,7 @@ class Objective:
         ragged: bool = False,
         seed: int = 0,
     ) -> None:
-        self.name, self.elements, self.dtype, (T, B) = name, elements, ELEMENTS[elements][0], shape
+        self.name, self.elements, self.dtype, (T, B) = name, elements, TORCH[elements], shape
         self.model = build(name, units).to(device, self.dtype)
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -70,15 +65,7 @@ class Objective:
 
     def plans(self) -> dict[str, Any]:
         """Of each direction; raises RuntimeError where one is forced that does not fit."""
-        model, weight = self.model, self.model.head.weight
-        sizes = model.num_layers, model.hidden_size, len(weight), self.rows.shape[1]
-        options: dict[str, Any] = {"inputs": model.input_size, "tf32": tf32_allowed()}
-        device = launch.device_of(weight)
-        return {d: training_plans.choose(d, *sizes, self.dtype, device, **options)._asdict() for d in DIRECTIONS}
-
-    def step(self) -> Outputs:
-        """What a training step takes: the mean loss and the parameters' gradients."""
-        return graded(self.model.nll(self.rows, self.lengths), self.parameters)
+        return plans.training(self.model, self.rows.shape[1], self.dtype)
 
     def both(self) -> Outputs:
         """All outputs, and the gradients of their means' sum."""
@@ -108,21 +95,6 @@ class Objective:
 
         same, exact = (functools.cache(functools.partial(by_reference, d)) for d in (self.dtype, torch.float64))
         return same, exact
-
-
-def of_torch(objective: Objective) -> Callable[[], Outputs]:
-    """A step by nn.LSTM and nn.Linear with the same weights, and the loss in PyTorch, of the raw output in float32."""
-    trainer = LSTMTrainer(objective.model, in_float32(eager_mean(objective.model.num_mixtures)))
-    rows = objective.rows
-    trainer.net.to(rows.device, objective.dtype)
-    before = torch.cat([torch.zeros_like(rows[:1]), rows[:-1]]).to(objective.dtype)
-    problem, parameters = Problem(before, rows), trainer.net.named()
-    return lambda: graded(trainer.loss(problem), parameters)
-
-
-def graded(loss: Tensor, leaves: Outputs) -> Outputs:
-    """A loss and its gradients."""
-    return {"loss": loss.detach(), **gradients(loss, leaves)}
 
 
 def gradients(loss: Tensor, leaves: Outputs) -> Outputs:

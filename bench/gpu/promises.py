@@ -11,15 +11,16 @@ from fusedmdn.ops import launch, plans
 
 from fusedmdn import ops
 
+from .. import precision
 from ..works import loss as loss_work
 from . import layer
 from .machine import Machine, Outputs
 from .sizes import Sizes
-from .timings import NO_FIT
 
 Json = dict[str, Any]
 Subject = TypeVar("Subject")  # of promises
 DTYPE = torch.bfloat16
+NO_FIT = "plan does not fit"
 
 
 def repeated(machine: Machine, sizes: Sizes) -> Json:
@@ -42,7 +43,7 @@ def graph(machine: Machine, sizes: Sizes, plan: str) -> Json:
 
 def compiled(machine: Machine, sizes: Sizes) -> Json:
     """How often every kernel is compiled, over many T and B, with one plan each way; but those of sampling."""
-    H = sizes.hidden[0]
+    H = sizes.hidden
     with machine.compilations() as counts:
         for T, B in sizes.shapes:
             ours = layer.ours(T, B, H, DTYPE, machine.device)
@@ -86,7 +87,7 @@ def tried(
 
     Args:
         promises: give what is wrong, by name.
-        subjects: models and, of `layer.ELEMENTS`, what they store and multiply.
+        subjects: models and, of `precision.DTYPES`, what they store and multiply.
         make: a subject.
         plans_of: the plans that it runs by; raises RuntimeError where the one that is forced does not fit.
         plan: is forced.
@@ -95,7 +96,7 @@ def tried(
     outcomes: dict[str, str | None] = {}
     unfit = []
     for model, elements in subjects:
-        with layer.products(layer.ELEMENTS[elements][1]), ops.plan(plan):
+        with precision.products(elements), ops.plan(plan):
             subject = make(model, elements)
             try:
                 found[f"{model}, {elements}"] = plans_of(subject)
@@ -152,4 +153,4 @@ def _bits(value: torch.Tensor) -> torch.Tensor:
 
 def shape_of(sizes: Sizes) -> tuple[int, int, int]:
     """T, B and H of what is repeated and captured."""
-    return sizes.steps, sizes.batches[len(sizes.batches) // 2], sizes.hidden[0]
+    return sizes.steps, sizes.batch, sizes.hidden

@@ -12,7 +12,7 @@ import torch
 
 from fusedmdn import ops
 
-from . import layer
+from .. import precision
 from .machine import Machine, Outputs
 from .network import KANJI, RAGGED, SEED, Network, named
 from .promises import judged, repeats, tried, unequal
@@ -137,7 +137,7 @@ def real(machine: Machine, sizes: Sizes, plan: str) -> Json:
     """The shipped weights, every step from the reference's own state: its rows, but for ties."""
     B, most = sizes.sampling.real
     rows = different = 0
-    with layer.products("ieee"), ops.plan(plan):
+    with precision.products("float32"), ops.plan(plan):
         network = Network(KANJI, None, "float32", machine.device)
         state = network.start(B)
         for _ in range(most):
@@ -156,7 +156,7 @@ def real(machine: Machine, sizes: Sizes, plan: str) -> Json:
 
 def compiled(machine: Machine, sizes: Sizes, plan: str) -> Json:
     """How often every kernel is compiled, over many numbers of steps and sequences, with and without a prime."""
-    network = Network(RAGGED, sizes.sampling.units, "bfloat16", machine.device)
+    network = Network(RAGGED, sizes.sampling.units, "bf16", machine.device)
     with machine.compilations() as counts, ops.plan(plan):
         for T, B in sizes.shapes:
             for primed in ({}, network.prime(B)):
@@ -170,7 +170,7 @@ def elsewhere(machine: Machine, sizes: Sizes) -> Json:
     if GPUs < 2:
         return {"trouble": None, "left out": f"it takes two GPUs, of which there are {GPUs}"}
     B, T = sizes.sampling.promised
-    network, found = Network(RAGGED, sizes.sampling.units, "bfloat16", torch.device("cuda", 1)), []
+    network, found = Network(RAGGED, sizes.sampling.units, "bf16", torch.device("cuda", 1)), []
     for current in (0, 1):
         with ops.plan("graph"), torch.cuda.device(current):
             found.append(network.draw(network.start(B), T, **network.prime(B))[0])

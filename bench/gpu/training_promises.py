@@ -11,11 +11,12 @@ from fusedmdn.ops import launch, plans, training_plans
 
 from fusedmdn import ops
 
+from ..plans import DIRECTIONS
+from .accuracy import deviation
 from .machine import Machine
-from .objective import DIRECTIONS, Objective
+from .objective import Objective
 from .promises import judged, plans_of_a_layer, repeats, replays, shape_of, tried
 from .sizes import Sizes
-from .timings import deviation
 
 Json = dict[str, Any]
 Promise = Callable[[Machine, Sizes, Objective], str | None]  # gives what is wrong
@@ -76,7 +77,7 @@ def compiled(machine: Machine, sizes: Sizes, plan: str) -> Json:
     """How often every kernel is compiled, over many T and B, with one plan of each kind each way."""
     with machine.compilations() as counts:
         for shape in sizes.shapes:
-            objective = ragged(machine, sizes, sizes.training.promised[0], "bfloat16", shape)
+            objective = ragged(machine, sizes, sizes.training.promised[0], "bf16", shape)
             with ops.plan(plan):
                 objective.plans()
             for forward, backward in _serving(objective, plan):

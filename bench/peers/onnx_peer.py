@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fusedmdn import FusedLSTMMDN
 
+from ..cell import Cannot
+from .limits import only_dtypes
+
 OPSET = 14
 IR_VERSION = 8
 
@@ -65,9 +68,16 @@ def _value(name: str, size: int) -> onnx.ValueInfoProto:
 
 
 class OnnxSampler:
-    """A session that runs a step, and a NumPy draw between two steps."""
+    """A session that runs a step, and a NumPy draw between two steps.
 
-    def __init__(self, model: FusedLSTMMDN, threads: int) -> None:
+    Raises:
+        Cannot: another dtype than float32, or a model that is not on the CPU.
+    """
+
+    def __init__(self, model: FusedLSTMMDN, dtype: str, threads: int) -> None:
+        only_dtypes("ONNX Runtime's LSTM", dtype, ("float32",))
+        if model.head.weight.device.type != "cpu":
+            raise Cannot("ONNX Runtime's package of this name runs on the CPU")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         proto = graph(model).SerializeToString()

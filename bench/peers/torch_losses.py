@@ -1,21 +1,30 @@
-"""The mixture loss as PyTorch code writes it, per row in nats: raw (..., 1 + 6M), target (..., 3)."""
+"""The mixture loss as PyTorch code writes it, per row in nats: raw (..., 1 + 6M), target (..., 3).
+
+Whatever dtype raw has, the loss is of its values in float32, as mixed precision wants it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+from ..contracts import Loss
+from .compiling import compiled
+
 EPS = 1e-20  # what the naive form adds inside its logarithms
+
+
+def parts(raw: Tensor, M: int) -> tuple[Tensor, ...]:
+    """Pen, component logits, means, log deviations and correlations, in float32."""
+    return torch.split(raw.float(), [1, M, M, M, M, M, M], -1)
 
 
 def careful(raw: Tensor, target: Tensor, M: int) -> Tensor:
     """In the log domain throughout, as good implementations have it."""
-    eos, pi, mu_x, mu_y, s_x, s_y, r = raw.split([1, M, M, M, M, M, M], -1)
+    eos, pi, mu_x, mu_y, s_x, s_y, r = parts(raw, M)
     x, y, end = target.split(1, -1)
     rho = torch.tanh(r)
     u_x, u_y = (x - mu_x) * torch.exp(-s_x), (y - mu_y) * torch.exp(-s_y)
@@ -28,7 +37,7 @@ def careful(raw: Tensor, target: Tensor, M: int) -> Tensor:
 
 def naive(raw: Tensor, target: Tensor, M: int) -> Tensor:
     """Density first and logarithm last, as most repositories have it."""
-    eos, pi, mu_x, mu_y, s_x, s_y, r = raw.split([1, M, M, M, M, M, M], -1)
+    eos, pi, mu_x, mu_y, s_x, s_y, r = parts(raw, M)
     x, y, end = target.split(1, -1)
     pi, s_x, s_y, rho, p = torch.softmax(pi, -1), torch.exp(s_x), torch.exp(s_y), torch.tanh(r), torch.sigmoid(eos)
     z = ((x - mu_x) / s_x) ** 2 + ((y - mu_y) / s_y) ** 2 - 2 * rho * (x - mu_x) * (y - mu_y) / (s_x * s_y)
@@ -49,4 +58,11 @@ def naive_mean(M: int) -> Loss:
 
 def compiled_mean(M: int) -> Loss:
     """Mean of `careful`, by torch.compile."""
-    return torch.compile(eager_mean(M), dynamic=False)
+    return compiled(eager_mean(M), fullgraph=True)
+
+
+def mean_over(weights: Tensor | None, M: int) -> Loss:
+    """Mean of `careful` over the rows that count: weights (T, B) are one over their number, None where all do."""
+    if weights is None:
+        return eager_mean(M)
+    return lambda raw, target: (careful(raw, target, M) * weights).sum()

@@ -1,6 +1,12 @@
-"""PyTorch's training steps: nn.LSTM over whole, padded and packed sequences, and loops over cells."""
+"""PyTorch's training steps: nn.LSTM over whole, padded and packed sequences, and loops over cells.
+
+A loop over nn.LSTMCell under torch.compile is not among them: it is unrolled, and three layers took 32 seconds to
+compile for 10 steps and 76 for 25 (PyTorch 2.13, one core).
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -9,114 +15,191 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from fusedmdn import FusedLSTMMDN
 
-from ..models import CellStack, LSTMStack, copy_weights, inputs_of
-from ..problems import Answer, Problem
-from .torch_losses import Loss, careful, eager_mean
+from ..cell import Cannot
+from ..models import CellStack, LSTMStack, copied, copy_weights, inputs_of
+from ..problems import Problem
+from . import compiling
+from .torch_losses import compiled_mean, eager_mean, mean_over
+from .training import TorchTrainer, row_weights
+
+COMPILED = None, "loss", "all"
+OWN = (
+    itertools.count()
+)  # a constant of each scripted module: modules alike would share what is compiled for one's dtype
 
 
-class Trainer:
-    """A training step: gradients cleared, loss, backward pass. Subclasses say what the loss is."""
+class LSTMTrainer(TorchTrainer):
+    """nn.LSTM over whole sequences, the padding of ragged ones masked in the loss.
 
-    def __init__(self, parameters: dict[str, Tensor]) -> None:
-        self.parameters = parameters
+    compiled: what torch.compile takes: nothing (None), the "loss", or "all", network and loss.
+    """
 
-    def loss(self, problem: Problem) -> Tensor:
-        """Mean per row that counts."""
-        raise NotImplementedError
-
-    def step(self, problem: Problem) -> Tensor:
-        """The step that is timed."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
-        loss = self.loss(problem)
-        loss.backward()
-        return loss
-
-    def answer(self, problem: Problem) -> Answer:
-        """What a step computes."""
-        loss = self.step(problem).item()
-        return Answer(loss, {name: p.grad for name, p in self.parameters.items() if p.grad is not None})
-
-
-class LSTMTrainer(Trainer):
-    """nn.LSTM over whole sequences, all of one length."""
-
-    def __init__(self, model: FusedLSTMMDN, mean_loss: Loss | None = None) -> None:
+    def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str, compiled: str | None = None) -> None:
+        if compiled not in COMPILED:
+            raise ValueError(f"compiled must be one of {COMPILED}, got {compiled!r}")
         self.net = LSTMStack(model)
-        self.mean_loss = mean_loss or eager_mean(model.num_mixtures)
-        super().__init__(self.net.named())
+        super().__init__(self.net.named(), dtype)
+        self.x, self.target = problem.x, problem.target
+        mean = mean_over(row_weights(problem), model.num_mixtures)
+        self.mean = compiling.compiled(mean, fullgraph=True) if compiled == "loss" else mean
+        self.whole = compiling.compiled(self._whole) if compiled == "all" else self._whole
 
-    def loss(self, problem: Problem) -> Tensor:
-        """See `Trainer.loss`."""
-        return self.mean_loss(self.net(problem.x)[0], problem.target)
+    def loss(self) -> Tensor:
+        """See `TorchTrainer.loss`."""
+        return self.whole(self.x, self.target)
 
-
-class PaddedTrainer(LSTMTrainer):
-    """nn.LSTM over padded sequences, the padding masked in the loss."""
-
-    def loss(self, problem: Problem) -> Tensor:
-        """See `Trainer.loss`."""
-        inside = torch.arange(problem.x.shape[0])[:, None] < problem.lengths_of_all
-        rows = careful(self.net(problem.x)[0], problem.target, self.net.num_mixtures)
-        return (rows * inside).sum() / inside.sum()
+    def _whole(self, x: Tensor, target: Tensor) -> Tensor:
+        return self.mean(self.net(x)[0], target)
 
 
-class PackedTrainer(LSTMTrainer):
-    """nn.LSTM over a PackedSequence; head and loss see its rows alone."""
+class PackedTrainer(TorchTrainer):
+    """nn.LSTM over a PackedSequence, packed beforehand; head and loss see its rows alone."""
 
-    def loss(self, problem: Problem) -> Tensor:
-        """See `Trainer.loss`."""
-        x, target = (
-            pack_padded_sequence(v, problem.lengths_of_all, enforce_sorted=False) for v in (problem.x, problem.target)
+    def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str, compiled: str | None = None) -> None:
+        self.net = LSTMStack(model)
+        super().__init__(self.net.named(), dtype)
+        self.x, self.target = (
+            pack_padded_sequence(rows, problem.lengths_of_all, enforce_sorted=False)
+            for rows in (problem.x, problem.target)
         )
+        self.mean = (compiled_mean if compiled == "loss" else eager_mean)(model.num_mixtures)
+
+    def loss(self) -> Tensor:
+        """See `TorchTrainer.loss`."""
         outputs: list[Tensor] = []
         for layer in self.net.layers:
-            below = PackedSequence(inputs_of(x.data, outputs, self.net.skip), *x[1:])
+            below = PackedSequence(inputs_of(self.x.data, outputs, self.net.skip), *self.x[1:])
             outputs.append(layer(below)[0].data)
         top = torch.cat(outputs, -1) if self.net.skip else outputs[-1]
-        return self.mean_loss(self.net.head(top), target.data)
+        return self.mean(self.net.head(top), self.target.data)
 
 
-class CellTrainer(Trainer):
+class CellTrainer(TorchTrainer):
     """A Python loop over nn.LSTMCell; head and loss once for all steps."""
 
-    def __init__(self, model: FusedLSTMMDN) -> None:
+    def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str) -> None:
         self.net = CellStack(model)
-        super().__init__(self.net.named())
+        super().__init__(self.net.named(), dtype)
+        self.x, self.target = problem.x, problem.target
+        self.mean = mean_over(row_weights(problem), model.num_mixtures)
 
-    def loss(self, problem: Problem) -> Tensor:
-        """See `Trainer.loss`."""
-        h, c = ([problem.x.new_zeros(problem.x.shape[1], self.net.hidden_size) for _ in self.net.cells] for _ in "hc")
+    def loss(self) -> Tensor:
+        """See `TorchTrainer.loss`."""
+        h, c = ([self.x.new_zeros(self.x.shape[1], self.net.hidden_size) for _ in self.net.cells] for _ in "hc")
         tops = []
-        for x in problem.x:
-            top, h, c = self.net.top(x, h, c)
+        for row in self.x:
+            top, h, c = self.net.top(row, h, c)
             tops.append(top)
-        return careful(self.net.head(torch.stack(tops)), problem.target, self.net.num_mixtures).mean()
+        return self.mean(self.net.head(torch.stack(tops)), self.target)
 
 
-class WrittenCellTrainer(Trainer):
+class ScriptedLayer(nn.Module):
+    """A layer as PyTorch's own TorchScript LSTMs have it: the input's product over all steps, then a cell written out.
+
+    Cells of fused kernels (nn.LSTMCell) would leave the compiler nothing to fuse.
+    """
+
+    __constants__ = ("own",)
+
+    def __init__(self, inputs: int, hidden: int, device: torch.device) -> None:
+        super().__init__()
+        self.own = next(OWN)
+        self.hidden = hidden
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, inputs, device=device))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden, device=device))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden, device=device))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden, device=device))
+
+    def forward(self, below: Tensor) -> Tensor:
+        """h (T, B, H) from inputs (T, B, I)."""
+        projected = F.linear(below, self.weight_ih, self.bias_ih + self.bias_hh)
+        h = torch.zeros(below.shape[1], self.hidden, device=below.device)
+        c = torch.zeros_like(h)
+        outputs: list[Tensor] = []
+        for z in projected.unbind(0):
+            i, f, g, o = (z + F.linear(h, self.weight_hh)).chunk(4, -1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs)
+
+
+class ScriptedStack(nn.Module):
+    """`ScriptedLayer`s and the head, to be compiled whole by torch.jit.script."""
+
+    __constants__ = ("own",)
+
+    def __init__(self, model: FusedLSTMMDN) -> None:
+        super().__init__()
+        self.own = next(OWN)
+        self.skip, device = model.skip, model.head.weight.device
+        sizes = [model.input_size if n == 0 else model.hidden_size for n in range(model.num_layers)]
+        sizes = [size + model.input_size * (model.skip and n > 0) for n, size in enumerate(sizes)]
+        self.layers = nn.ModuleList([ScriptedLayer(size, model.hidden_size, device) for size in sizes])
+        self.head = nn.Linear(model.head.in_features, model.head.out_features, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw output (T, B, 1 + 6M) from inputs (T, B, 3)."""
+        tops: list[Tensor] = []
+        below = x
+        for n, layer in enumerate(self.layers):
+            if n and self.skip:
+                below = torch.cat([x, below], -1)
+            below = layer(below)
+            tops.append(below)
+        return F.linear(torch.cat(tops, -1) if self.skip else below, self.head.weight, self.head.bias)
+
+
+class ScriptedTrainer(TorchTrainer):
+    """TorchScript: the network compiled whole, its loops over the steps inside; the loss by eager PyTorch.
+
+    It profiles its first steps and compiles in the next.
+    """
+
+    def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str) -> None:
+        stack = ScriptedStack(model)
+        names: dict[str, Tensor] = {"head.weight": stack.head.weight, "head.bias": stack.head.bias}
+        for n, layer in enumerate(stack.layers):
+            names.update({f"{name}_l{n}": parameter for name, parameter in layer.named_parameters()})
+        copy_weights(model, names)
+        super().__init__(names, dtype)
+        self.net = torch.jit.script(stack)
+        self.x, self.target = problem.x, problem.target
+        self.mean = mean_over(row_weights(problem), model.num_mixtures)
+
+    def loss(self) -> Tensor:
+        """See `TorchTrainer.loss`."""
+        return self.mean(self.net(self.x), self.target)
+
+
+class WrittenCellTrainer(TorchTrainer):
     """A loop over a cell written out with F.linear, as peepholes or clipping at every step make one write it.
 
     The clipping is a hook on the pre-activations. Layers run one after the other, so that a layer's input projection is
     one product over all steps.
+
+    Raises:
+        Cannot: the model has peepholes and clips.
     """
 
-    def __init__(self, model: FusedLSTMMDN) -> None:
+    def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str) -> None:
         if model.peephole and model.clip_gates is not None:
-            raise ValueError("the written-out cell has peepholes or clips, not both")
+            raise Cannot("the written-out cell has peepholes or clips, not both")
         self.skip, self.layers, self.H = model.skip, model.num_layers, model.hidden_size
-        self.M, self.bound, self.peephole = model.num_mixtures, model.clip_gates, model.peephole
-        super().__init__({name: nn.Parameter(torch.empty_like(p)) for name, p in model.named_parameters()})
-        copy_weights(model, self.parameters)
+        self.M, self.peephole = model.num_mixtures, model.peephole
+        parameters = copied(model)
+        super().__init__(parameters, dtype)
+        self.x, self.target = problem.x, problem.target
+        self.bound = None if model.clip_gates is None else model.clip_gates * self.scale  # of scaled gradients
+        self.mean = mean_over(row_weights(problem), model.num_mixtures)
 
-    def loss(self, problem: Problem) -> Tensor:
-        """See `Trainer.loss`."""
+    def loss(self) -> Tensor:
+        """See `TorchTrainer.loss`."""
         outputs: list[Tensor] = []
         for n in range(self.layers):
-            outputs.append(self._layer(n, inputs_of(problem.x, outputs, self.skip)))
+            outputs.append(self._layer(n, inputs_of(self.x, outputs, self.skip)))
         top = torch.cat(outputs, -1) if self.skip else outputs[-1]
-        raw = F.linear(top, self.parameters["head.weight"], self.parameters["head.bias"])
-        return careful(raw, problem.target, self.M).mean()
+        return self.mean(F.linear(top, self.parameters["head.weight"], self.parameters["head.bias"]), self.target)
 
     def _layer(self, n: int, below: Tensor) -> Tensor:
         p = self.parameters
@@ -129,8 +212,9 @@ class WrittenCellTrainer(Trainer):
         return torch.stack(outputs)
 
     def _cell(self, n: int, z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        if self.bound is not None:
-            z.register_hook(lambda gradient: gradient.clamp(-self.bound, self.bound))
+        bound = self.bound
+        if bound is not None:
+            z.register_hook(lambda gradient: gradient.clamp(-bound, bound))
         i, f, g, o = z.chunk(4, -1)
         if self.peephole:
             see_i, see_f, see_o = self.parameters[f"peephole_l{n}"].unbind(0)

@@ -1,9 +1,8 @@
-"""The loss alone, forward and gradient of the raw output; its time, and its peak memory in a process of its own."""
+"""The loss alone, forward and gradient of the raw output."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,96 +11,89 @@ from torch import Tensor
 
 from fusedmdn import ops
 
-from ..cell import Cell, Contender, Prepared, describe, result
-from ..memory import peak_over_raw
-from ..peers import torch_losses
+from .. import floors, peers
+from ..cell import Cell, Contender, Prepared
+from ..contracts import Loss, MakeLoss
+from ..machine import Machine
+from ..precision import TORCH
 from ..problems import Answer, deviation, strokes
-from ..settings import Settings
+from ..settings import Part, Settings
 
+Json = dict[str, Any]
 M = 20
-TOLERANCE = 1e-3
+COLUMNS = 1 + 6 * M  # of raw
+TOLERANCES = {"float32": 1e-3, "bf16": 2e-2, "fp16": 5e-3}  # of the largest value; it has no products, so no tf32
 
 
-def our_mean(M: int) -> torch_losses.Loss:
+def our_mean(M: int) -> Loss:
     """Mean of our operator's loss."""
     return lambda raw, target: ops.mdn_nll(raw, target, num_mixtures=M).mean()
 
 
-TORCH: dict[str, Callable[[int], torch_losses.Loss]] = {
-    "ours": our_mean,
-    "eager": torch_losses.eager_mean,
-    "naive eager": torch_losses.naive_mean,
-    "torch.compile": torch_losses.compiled_mean,
-}
-
-
 def arguments(T: int, B: int) -> tuple[Tensor, Tensor]:
     """Raw outputs (T, B, 1 + 6M) and rows (T, B, 3)."""
-    return torch.randn(T, B, 1 + 6 * M, generator=torch.Generator().manual_seed(0)), strokes(T, B)
+    return torch.randn(T, B, COLUMNS, generator=torch.Generator().manual_seed(0)), strokes(T, B)
 
 
-def forward_and_gradient(loss: torch_losses.Loss, raw: Tensor, target: Tensor) -> Answer:
-    """The loss and its gradient of raw."""
-    leaf = raw.detach().requires_grad_()
-    value = loss(leaf, target)
-    value.backward()
-    assert leaf.grad is not None
-    return Answer(value.item(), {"raw": leaf.grad})
+class TorchLoss:
+    """A loss of PyTorch tensors, and its gradient."""
+
+    def __init__(self, make: MakeLoss, raw: Tensor, target: Tensor) -> None:
+        self.loss, self.raw, self.target = make(M), raw.detach().requires_grad_(), target
+        self.value: Tensor | None = None
+        self.phases = {"forward": self.forward, "backward": self.backward}
+
+    def forward(self) -> None:
+        """The loss."""
+        self.clear()
+        self.value = self.loss(self.raw, self.target)
+
+    def backward(self) -> None:
+        """The gradient of raw."""
+        assert self.value is not None
+        self.value.backward()
+
+    def clear(self) -> None:
+        """Drop both."""
+        self.value = self.raw.grad = None
+
+    def answer(self) -> Answer:
+        """What the phases compute."""
+        self.forward()
+        self.backward()
+        assert self.value is not None
+        assert self.raw.grad is not None
+        return Answer(self.value.item(), {"raw": self.raw.grad})
 
 
-def cells(settings: Settings) -> Iterator[Cell]:
-    """The one cell that is timed."""
-    T, B = settings.sizes.loss
-    calls = settings.sizes.loss_calls
-    raw, target = arguments(T, B)
-    exact = functools.cache(lambda: _reference(raw, target))
-
-    def prepare_torch(make: Callable[[int], torch_losses.Loss]) -> Prepared:
-        loss = make(M)
-        return Prepared(
-            lambda: [forward_and_gradient(loss, raw, target) for _ in range(calls)],
-            lambda: deviation(forward_and_gradient(loss, raw, target), exact()),
-        )
-
-    def prepare_jax() -> Prepared:
-        from ..peers.jax_peer import JaxLoss
-
-        peer = JaxLoss(raw, target, M)
-        return Prepared(lambda: [peer.step() for _ in range(calls)], lambda: deviation(peer.answer(), exact()))
-
-    contenders = [
-        Contender(name, _role(name), functools.partial(prepare_torch, make), TOLERANCE, calls)
-        for name, make in TORCH.items()
-    ]
-    contenders.append(Contender("JAX", "peer", prepare_jax, TOLERANCE, calls))
-    yield Cell("loss", None, {"rows": T * B, "columns": 1 + 6 * M}, "ms", contenders)
+def cells(part: Part, settings: Settings, machine: Machine, ceilings: Json) -> Iterator[Cell]:
+    """One cell for each setup."""
+    for setup in part.setups:
+        raw, target = (value.to(machine.device) for value in arguments(setup["T"], setup["B"]))
+        rows, columns = target[..., 0].numel(), raw.shape[-1]
+        contenders, found = [], {}
+        for dtype in (dtype for dtype in settings.dtypes if dtype in TOLERANCES):
+            given = raw.to(TORCH[dtype])
+            exact = functools.cache(functools.partial(_reference, given, target))
+            contenders.append(_contender("ours", dtype, "ours", our_mean, given, target, exact))
+            for name, make in peers.losses(machine.kind).items():
+                contenders.append(_contender(name, dtype, "peer", make, given, target, exact))
+            floor = floors.loss(rows, columns, dtype, ceilings)
+            if floor is not None:
+                found[dtype] = floor
+        yield Cell("loss", None, {"rows": rows, "columns": columns}, "ms", contenders, found)
 
 
-def memory(settings: Settings, timed: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """Peak memory above y, the raw output, as a multiple of it, of the contenders that were timed.
+def _contender(
+    name: str, dtype: str, role: str, make: MakeLoss, raw: Tensor, target: Tensor, exact: Callable[[], Answer]
+) -> Contender:
+    def prepare() -> Prepared:
+        loss = TorchLoss(make, raw, target)
+        return Prepared(loss.phases, lambda: deviation(loss.answer(), exact()), loss.clear)
 
-    The gradient of y counts.
-    """
-    T, B = settings.sizes.loss
-    load, results = os.getloadavg(), []
-    for entry in timed["results"]:
-        name, values, reason = entry["contender"], [], entry["reason"]
-        if name not in TORCH:
-            continue
-        if reason is None:
-            say(f"{name}, peak memory")
-            try:
-                values = peak_over_raw(name, T, B)
-            except RuntimeError as trouble:
-                reason = str(trouble)
-        results.append(result(name, entry["role"], values, [], "x y", None, 0.0, reason))
-    return describe(Cell("loss memory", None, timed["setup"], "x y", []), load, results)
-
-
-def _role(name: str) -> str:
-    return "ours" if name == "ours" else "peer"
+    return Contender(name, dtype, role, prepare, TOLERANCES[dtype])
 
 
 def _reference(raw: Tensor, target: Tensor) -> Answer:
     with ops.backend("reference"):
-        return forward_and_gradient(our_mean(M), raw.double(), target.double())
+        return TorchLoss(our_mean, raw.double(), target.double()).answer()

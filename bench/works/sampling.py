@@ -4,87 +4,91 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from fusedmdn import FusedLSTMMDN
 
+from .. import floors, peers, plans
 from ..cell import Cell, Contender, Prepared
+from ..contracts import Sampler
+from ..machine import Machine
 from ..models import build
-from ..peers import torch_sampling
+from ..precision import TORCH
 from ..problems import strokes
-from ..samplers import Sampler, check_draws, exact_raw, largest, our_error, run_ours
-from ..settings import Settings
+from ..samplers import TOLERANCES, check_draws, exact_raw, largest, our_error, run_ours
+from ..settings import Part, Settings
 
-TOLERANCE = 1e-3
-ROUNDED_WEIGHTS = 2e-2  # bfloat16 has 8 bits
-TORCH_SCRIPT = "TorchScript loop"  # profiles in its first run and compiles in its second
-OURS = {"ours float32": None, "ours bfloat16": torch.bfloat16}
-
-
-def cells(settings: Settings) -> Iterator[Cell]:
-    """One cell for each model and batch."""
-    for name in settings.models:
-        model = build(name, settings.sizes.hidden)
-        samplers = peers(model, settings)
-        for batch, steps in settings.sizes.steps.items():
-            x = strokes(settings.sizes.check_steps, batch)
-            exact = functools.cache(functools.partial(exact_raw, model, x))
-            contenders = [ours(model, label, batch, steps, settings) for label in OURS]
-            contenders += [peer(label, make, x, exact, steps) for label, make in samplers.items()]
-            yield Cell("sampling", name, {"batch": batch, "steps": steps}, "us/step", contenders)
+Json = dict[str, Any]
+PLANS = ("resident", "rows", "graph")
+CHECK_STEPS = 16  # teacher-forced, by which a sampler is checked
+CHECK_DRAWS = 20_000  # rows drawn from one mixture, whose moments are checked
+LOOP_STEPS = 64  # at most, of one timing of a peer on a GPU: its steps are all alike
 
 
-def peers(model: FusedLSTMMDN, settings: Settings) -> dict[str, Callable[[], Sampler]]:
-    """How each peer is built, its draws checked; built once for all batches."""
-
-    def jax() -> Sampler:
-        from ..peers.jax_peer import JaxSampler
-
-        return JaxSampler(model)
-
-    def onnx() -> Sampler:
-        from ..peers.onnx_peer import OnnxSampler
-
-        return OnnxSampler(model, settings.threads)
-
-    makers: dict[str, Callable[[], Sampler]] = {
-        "nn.LSTM loop": lambda: torch_sampling.lstm_loop(model),
-        "nn.LSTMCell loop": lambda: torch_sampling.cell_loop(model),
-        TORCH_SCRIPT: lambda: torch_sampling.Scripted(model),
-        "torch.compile step": lambda: torch_sampling.compiled_loop(model),
-        "JAX scan": jax,
-        "ONNX Runtime": onnx,
+def cells(part: Part, settings: Settings, machine: Machine, ceilings: Json) -> Iterator[Cell]:
+    """One cell for each setup; a peer is built, and its draws checked, once for all of them."""
+    assert part.model is not None
+    kind = machine.kind
+    model = build(part.model, settings.hidden).to(machine.device)
+    samplers = {
+        (name, dtype): functools.cache(functools.partial(_checked, make, model, dtype, machine.threads))
+        for dtype in settings.dtypes
+        for name, make in peers.sampling(kind).items()
     }
+    for setup in part.setups:
+        batch, steps = setup["B"], setup["steps"]
+        x = strokes(CHECK_STEPS, batch).to(machine.device)
+        exact = functools.cache(functools.partial(exact_raw, model, x))
+        contenders, found = [], {}
+        for dtype in settings.dtypes:
+            contenders += list(_ours(model, dtype, batch, steps, kind))
+            for name, made in samplers:
+                if made == dtype:
+                    fewer = min(steps, LOOP_STEPS) if kind == "cuda" else steps
+                    contenders.append(_peer(name, dtype, samplers[name, dtype], x, exact, fewer))
+            floor = floors.sampling(model, batch, steps, dtype, ceilings, kind)
+            if floor is not None:
+                found[dtype] = floor
+        yield Cell("sampling", part.model, setup, "us/step", contenders, found)
 
-    def checked(make: Callable[[], Sampler]) -> Sampler:
-        sampler = make()
-        check_draws(sampler, model, settings.sizes.check_draws)
-        return sampler
 
-    return {label: functools.cache(functools.partial(checked, make)) for label, make in makers.items()}
+def _checked(make: Callable[..., Sampler], model: FusedLSTMMDN, dtype: str, threads: int) -> Sampler:
+    sampler = make(model, dtype, threads)
+    check_draws(sampler, model, CHECK_DRAWS)
+    return sampler
 
 
-def ours(model: FusedLSTMMDN, label: str, batch: int, steps: int, settings: Settings) -> Contender:
-    """Our operator, its weights in the dtype that the label names."""
-    dtype = OURS[label]
+def _ours(model: FusedLSTMMDN, dtype: str, batch: int, steps: int, kind: str) -> Iterator[Contender]:
+    """As it is by default; on a GPU also with each plan forced, so that its choice can be judged."""
+    ours = _our(model, "ours", dtype, "ours", batch, steps, None)
+    if kind != "cuda":
+        yield ours
+        return
+    yield replace(ours, plan=lambda: plans.sampling(model, batch, TORCH[dtype])._asdict())
+    for plan in PLANS:
+        yield _our(model, f"ours, {plan}", dtype, "variant", batch, steps, plan)
 
+
+def _our(model: FusedLSTMMDN, name: str, dtype: str, role: str, batch: int, steps: int, plan: str | None) -> Contender:
     def prepare() -> Prepared:
-        return Prepared(
-            lambda: run_ours(model, dtype, batch, steps),
-            lambda: our_error(model, dtype, batch, settings.sizes.check_steps),
-        )
+        run = functools.partial(run_ours, model, dtype, batch, steps, plan)
+        return Prepared({"sampling": run}, lambda: our_error(model, dtype, batch, CHECK_STEPS, plan))
 
-    return Contender(label, "ours", prepare, TOLERANCE if dtype is None else ROUNDED_WEIGHTS, steps)
+    return Contender(name, dtype, role, prepare, TOLERANCES[dtype], steps)
 
 
-def peer(label: str, make: Callable[[], Sampler], x: Tensor, exact: Callable[[], Tensor], steps: int) -> Contender:
+def _peer(
+    name: str, dtype: str, make: Callable[[], Sampler], x: Tensor, exact: Callable[[], Tensor], steps: int
+) -> Contender:
     """A peer at the batch of x; exact: the raw outputs that it must give over x."""
     batch = x.shape[1]
 
     def prepare() -> Prepared:
         sampler = make()
-        return Prepared(lambda: sampler.sample(batch, steps), lambda: largest(sampler.raw(x), exact()))
+        run = functools.partial(sampler.sample, batch, steps)
+        return Prepared({"sampling": run}, lambda: largest(sampler.raw(x), exact()))
 
-    return Contender(label, "peer", prepare, TOLERANCE, steps, 2 if label == TORCH_SCRIPT else 1)
+    return Contender(name, dtype, "peer", prepare, TOLERANCES[dtype], steps, peers.WARM_UP.get(name, 1))

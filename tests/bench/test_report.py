@@ -1,132 +1,295 @@
 """The page, from small results in which a cell is lost and a target missed."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from unittest import mock
 
 import pytest
 
-from bench import report, targets
-from bench.cell import result
-from bench.judge import judge, lost
-from bench.results import ratio
-from bench.targets import AtLeast
+from bench import report
+from bench.gpu_page import condensed
+from bench.gpu_page.common import Rows
 
+from ..conftest import ROOT
+from . import synthetic
 
-def entry(name, values, role="peer", unit="us/step", reason=None):
-    return result(name, role, values, values, unit, 1e-6 if values else None, 1e-3, reason)
-
-
-def sampling(batch, nn_lstm, jax):
-    results = [
-        entry("ours float32", [200.0, 220.0, 210.0], "ours"),
-        entry("ours bfloat16", [100.0, 110.0, 105.0], "ours"),
-        entry("nn.LSTM loop", nn_lstm),
-        entry("JAX scan", jax),
-        entry("ONNX Runtime", [], reason="not installed: No module named 'onnx'"),
-    ]
-    return cell("sampling", {"batch": batch, "steps": 600}, "us/step", results)
-
-
-def cell(work, setup, unit, results, model="B"):
-    keys = ("work", "model", "setup", "unit", "load_before", "results")
-    return dict(zip(keys, (work, model, setup, unit, [0.5, 0.0, 0.0], results), strict=True))
+CELLS = [
+    synthetic.sampling(1, [3000.0, 3100.0, 3050.0], [220.0, 180.0, 190.0]),
+    synthetic.sampling(8, [3000.0] * 3, [420.0] * 3),
+    synthetic.loss(),
+    synthetic.training(),
+]
 
 
 @pytest.fixture
-def run():
-    reads = [entry("numpy.dot", [160.0, 150.0, 155.0], "limit", "us"), entry("torch.sum", [180.0] * 3, "limit", "us")]
-    ours = entry("ours float32", [165.0, 160.0, 170.0], "ours", "us")
-    memory = [entry("ours", [1.2] * 3, "ours", "x y"), entry("eager", [3.3] * 3, unit="x y")]
-    return {
-        "environment": {
-            "date": "2026-01-01T00:00:00+00:00", "cpu": "A Processor", "cores": 2, "caches": {"L2": "1M"},
-            "isa": None, "backends": {"lstm": "cpu"}, "os": "Linux", "python": "3.11",
-            "versions": {"torch": "2.13", "jax": None}, "revision": "abc+", "threads": 1, "pinned_to": [1],
-            "load_before": [0.1, 0.2, 0.3],
-        },
-        "cells": [
-            sampling(1, [3000.0, 3100.0, 3050.0], [220.0, 180.0, 190.0]),
-            cell("loss memory", {"rows": 19_200, "columns": 121}, "x y", memory, model=None),
-            cell("limit", {"weights": "float32", "bytes": 12_400_000}, "us", [ours, *reads]),
-        ],
-    }  # fmt: skip
+def results(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    save(folder / "cpu-a-1t.json", synthetic.run(CELLS))
+    return folder
 
 
-@pytest.fixture
-def page(run, tmp_path):
-    (tmp_path / "cpu-a-processor-1t.json").write_text(json.dumps(run))
-    out = tmp_path / "cpu.md"
-    assert report.main(["--results", str(tmp_path), "--out", str(out)]) == 0
-    return out.read_text()
+def save(path, run):
+    path.write_text(json.dumps(run))
 
 
-def test_ratios_are_medians_over_repetitions(run):
-    ours, _, _, jax, onnx = run["cells"][0]["results"]
-    assert ratio(jax, ours).median == pytest.approx(190 / 210)
-    assert ratio(jax, ours).minima == pytest.approx(180 / 200)
-    assert ratio(onnx, ours) is None
+def written(results, *words):
+    """The page, and the command's exit code."""
+    out = results.parent / "docs" / "benchmark.md"
+    code = report.main([*words, "--results", str(results), "--out", str(out)])
+    return out.read_text(), code
 
 
-def test_targets_are_judged(run):
-    outcomes = {}
-    for target, measured, outcome in judge(run):
-        peer = target.peer if isinstance(target, AtLeast) else None
-        outcomes[target.work, target.setup.get("batch"), target.ours, peer] = outcome, measured
-    assert outcomes["sampling", 1, "ours float32", "nn.LSTM loop"][0] == "met"
-    assert outcomes["sampling", 1, "ours float32", "JAX scan"][0] == "missed"
-    assert outcomes["sampling", 1, "ours float32", "ONNX Runtime"][0] == "not installed: No module named 'onnx'"
-    assert outcomes["sampling", 8, "ours float32", "JAX scan"] == ("not measured", None)
-    assert outcomes["loss memory", None, "ours", None][0] == "missed"
-    outcome, measured = outcomes["limit", None, "ours float32", None]
-    assert outcome == "met"
-    assert measured == (165 / 150, 160 / 150)
-    assert outcomes["limit", None, "ours bfloat16", None][0] == "not measured"
+def page_of(results, run):
+    save(results / "cpu-a-1t.json", run)
+    page, code = written(results)
+    assert code == 0
+    return page
 
 
-def test_lost_cells(run):
-    (found,) = lost(run)
-    assert (found.cell, found.ours, list(found.ratios)) == (run["cells"][0], "ours float32", ["JAX scan"])
-    run["cells"].append(sampling(8, [50.0] * 3, [300.0] * 3))
-    assert [(f.ours, list(f.ratios)) for f in lost(run)[1:]] == [
-        ("ours float32", ["nn.LSTM loop"]),
-        ("ours bfloat16", ["nn.LSTM loop"]),
-    ]
+def section(page, heading):
+    return page.split(f"\n{heading}\n")[1].split("\n## ")[0]
 
 
-def test_the_page_shows_them(page):
-    assert "| sampling, batch 1: JAX scan over ours float32 | ≥ 1.1 | 0.90 | 0.90 | **missed** |" in page
-    assert "| sampling, batch 1: nn.LSTM loop over ours float32 | ≥ 12 | 14.52 | 15.00 | met |" in page
-    missing = (
-        "| sampling, batch 1: ONNX Runtime over ours bfloat16 | ≥ 3 |  |  | not installed: No module named 'onnx' |"
-    )
-    assert missing in page
-    cells_lost = page.split("## Cells lost")[1].split("\n## ")[0]
+def test_the_summary(results):
+    page, code = written(results)
+    assert code == 0
+    shown = section(page, "## Who is ahead")
+    mean = (190 / 210 * 2) ** 0.5
     assert (
-        "| A Processor | 1 | sampling, model B, batch 1, steps 600 | ours float32 | JAX scan 1.11× (1.11×) |"
-        in cells_lost
+        f"| A Processor, 1 thread | sampling | float32 | **{mean:.2f}** | 0.90–2.00 | 1 | 1 | 0 | 0 | 1.05 |" in shown
     )
-    assert cells_lost.count("| A Processor |") == 1
-    assert f"Met: 3; missed: 3; without a figure: {len(targets.TARGETS) - 6}." in page
+    assert "| A Processor, 1 thread | sampling | bf16 | – | – | 0 | 0 | 2 | 0 | 2.10 |" in shown
+    assert "| A Processor, 1 thread | loss | float32 | **6.00** | 6.00 | 1 | 0 | 0 | 0 | 5.00 |" in shown
+    assert "| A Processor, 1 thread | training | float32 | **1.20** | 1.20 | 1 | 0 | 0 | 0 | 1.25 |" in shown
 
 
-def test_the_page_has_figures_reasons_and_environment(page):
-    assert "| model B, batch 1, steps 600 | 210 (200) | 105 (100) | 3,050 (3,000) | 190 (180) | – |" in page
-    assert "| model B, batch 1, steps 600 | 4,762 | 9,524 | 328 | 5,263 | – |" in page
-    assert "- not timed: ONNX Runtime (model B, batch 1, steps 600): not installed: No module named 'onnx'" in page
-    assert "| model B, weights float32, bytes 12400000 | 75.2 (77.5) | 80.0 (82.7) |" in page
-    for text in ("make bench-cpu", "torch 2.13, jax not installed", "abc+", "A Processor, 2 cores; pinned to [1]"):
-        assert text in page
+def test_targets_and_lost_cells(results):
+    page, _ = written(results)
+    shown = section(page, "## Asked and measured")
+    assert "| sampling, B 1: JAX scan in float32 over ours in float32 | ≥ 1.1 | 0.90 | 0.90 | **missed** |" in shown
+    assert "| sampling, B 1: nn.LSTM loop in float32 over ours in bf16 | ≥ 25 | 29.05 | 30.00 | met |" in shown
+    assert "| loss, rows 19200: ours in float32 over raw, peak memory | ≤ 1.05 | 1.50 |  | **missed** |" in shown
+    assert "| sampling, B 1: ours in float32 over the floor | ≤ 1.15 | 1.05 | 1.00 | met |" in shown
+    assert "| ≥ 1 (aim 1.15) | 1.20 | 1.20 | met |" in shown
+    assert "over ours in bf16 | ≥ 3 |  |  | not installed: No module named 'onnx' |" in shown
+    counts = [shown.count(f"| {outcome} |") for outcome in ("met", "**missed**")]
+    assert f"Met: {counts[0]}; missed: {counts[1]}; without a figure: {38 - sum(counts)}." in shown
+    shown = section(page, "## Cells lost")
+    lines = [line for line in shown.splitlines() if line.startswith("| A Processor")]
+    cell = "sampling, model B, B 1, steps 600"
+    assert lines == [f"| A Processor, 1 thread | {cell} | float32 | JAX scan 1.11× (1.11×) |"]
 
 
-def test_nothing_lost(run):
-    run["cells"] = run["cells"][1:]
-    assert "None: in no cell is a peer ahead" in report.page([run], "results")
+def test_the_cells(results):
+    page, _ = written(results)
+    shown = section(page, "## A Processor, 1 thread")
+    cell = "model B, B 1, steps 600"
+    assert f"| {cell} | 210 (204–216) | 3,050 (3,020–3,080) | 190 (184–208) | – |" in shown
+    assert f"| {cell} | 1.00 | 14.52 | **0.90** | – | 200, products | 1.05 |" in shown
+    assert f"| {cell} | 4,762 | 328 | 5,263 | – |" in shown
+    assert "| model B, T 300, B 32, lengths equal | 40 / 60 / 7 | 40 / 60 / 7 | forward + backward 150 |" in shown
+    assert "| rows 19200, columns 121 | 13.94 | 37.17 |" in shown  # MB: 1.5 and 4 times raw
+    assert "- not timed: ONNX Runtime in float32 (2 cells): `not installed: No module named 'onnx'`" in shown
+    assert shown.count("No module named 'onnx'") == 1
+    assert "- largest error, float32: ours 1e-06, nn.LSTM loop 1e-06, JAX scan 1e-06" in shown
+    assert "- repetitions: 3; load average before: at most 0.50" in shown
 
 
-def test_no_run_on_the_targets_threads(run):
-    run["environment"]["threads"] = 2
-    assert "Nothing was measured on 1 thread." in report.page([run], "results")
+def test_environment_and_ceilings(results):
+    page, _ = written(results)
+    shown = section(page, "## A Processor, 1 thread")
+    for text in (
+        "torch 2.13, jax not installed",
+        "abc+",
+        "A Processor, 2 cores; pinned to [1]",
+        "grid default, minutes 10",
+    ):
+        assert text in shown
+    assert "| products, bf16 | 100·10⁹ multiply-adds/s | a square product |" in shown
+    assert "| memory | 20 GB/s | a copy |" in shown
+    assert "| reading 12.40 MB again | 40 GB/s | numpy.dot |" in shown
+    assert "`make bench`" in page
+    assert "`cpu-a-1t.json`" in page
+
+
+def test_plans_and_words_that_would_break_a_table(results):
+    cell = synthetic.training()
+    cell["results"][0]["plan"] = {"forward": "fused", "rows": 16}
+    cell["results"].append(synthetic.result("a | b", [], reason="two\nlines | and a `bar`"))
+    page = page_of(results, synthetic.run([cell]))
+    assert "- plan of ours, float32: forward fused, rows 16: model B, T 300, B 32, lengths equal" in page
+    assert "| a \\| b |" in page
+    assert "- not timed: a | b in float32 (model B, T 300, B 32, lengths equal): `two lines | and a 'bar'`" in page
+
+
+def test_troubles_and_what_was_left_out(results):
+    page = page_of(
+        results,
+        synthetic.run(
+            CELLS, troubles={"loss": "killed by signal 9"}, left_out=["training, model A: the time was over"]
+        ),
+    )
+    assert "### Troubles\n\n- loss: `killed by signal 9`\n" in page
+    assert "### Left out\n\n- training, model A: the time was over\n" in page
+    assert "### Tests and promises" not in page
+
+
+def test_charts_are_next_to_the_page(results):
+    page, _ = written(results)
+    for work in ("sampling", "loss", "training"):
+        assert f"![{work.capitalize()}, A Processor, 1 thread](benchmark/cpu-a-1t-{work}.svg)" in page
+        ET.parse(results.parent / "docs" / "benchmark" / f"cpu-a-1t-{work}.svg")
+    assert {path.suffix for path in (results.parent / "docs").rglob("*.*")} == {".md", ".svg"}
+
+
+def test_a_work_that_ours_did_not_do_has_no_chart(results):
+    cell = synthetic.training()
+    cell["results"][0] |= {"values": [], "reason": "wrong: error 1"}
+    page = page_of(results, synthetic.run([cell]))
+    assert "![" not in page
+    assert "| A Processor, 1 thread | training | float32 | – | – | 0 | 0 | 0 | 1 | – |" in page
+    assert "ours in float32 (model B, T 300, B 32, lengths equal): `wrong: error 1`" in page
+
+
+def test_no_run_with_the_targets_cells(results):
+    page = page_of(results, synthetic.run(CELLS, threads=2))
+    assert "No run has the cells that the targets are about: model B, 1 thread on a CPU." in page
+
+
+def test_nothing_lost(results):
+    page = page_of(results, synthetic.run(CELLS[1:]))
+    assert "None: in no cell is a peer of the same dtype ahead" in page
+
+
+def test_all_runs_of_a_device_are_on_the_page(results):
+    save(results / "cpu-a-2t.json", synthetic.run(CELLS, threads=2))
+    save(results / "quick-cpu-a-9t.json", synthetic.run(CELLS, threads=9))
+    page, _ = written(results)
+    assert page.index("\n## A Processor, 1 thread\n") < page.index("\n## A Processor, 2 threads\n")
+    assert "9 threads" not in page
+    assert "2 threads" not in report.page(report.load_all([results / "cpu-a-1t.json"])[0], "benchmark")
+
+
+def test_without_a_gpu_there_are_floors_that_are_called_so(results):
+    page, _ = written(results)
+    shown = section(page, "## GPU: floors, not measured")
+    assert "**No GPU was measured." in shown
+    assert "[floors and resources of its kernels](#gpu-floors-not-measured)" in page
+    for heading in ("sampling in bfloat16", "sampling in float32", "training in bfloat16", "training in float32"):
+        assert f"### GPU floors: {heading}\n" in shown
+
+
+def rows_below(text, heading):
+    """Rows of the first table below a heading, without its header."""
+    lines = text.split(f"\n{heading}\n")[1].split("\n#")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")][1:]
+
+
+@pytest.mark.parametrize("elements", ["bfloat16", "float32"])
+def test_the_floors_of_sampling_are_those_of_the_gpu_page(elements):
+    """The plan in bold on docs/gpu.md, at the batches that both have."""
+    page = "\n".join(condensed.sections(Rows()))
+    rows = rows_below((ROOT / "docs" / "gpu.md").read_text(), f"### A step of sampling in {elements}")
+    chosen = {(row[0], row[1]): [row[2].replace("*", ""), *row[8:12]] for row in rows if "**" in row[2]}
+    ours = rows_below(page, f"### GPU floors: sampling in {elements}")
+    assert len(ours) == 16
+    both = [row for row in ours if (row[0][3:], row[1]) in chosen]
+    assert len(both) == 8
+    assert all(row[2:] == chosen[row[0][3:], row[1]] for row in both)
+
+
+@pytest.mark.parametrize("elements", ["bfloat16", "float32"])
+def test_the_floors_of_training_are_those_of_the_gpu_page(elements):
+    """Of Graves's network; a composed plan has no kernel there."""
+    page, gpu = "\n".join(condensed.sections(Rows())), (ROOT / "docs" / "gpu.md").read_text()
+    ours = rows_below(page, f"### GPU floors: training in {elements}")
+    assert len(ours) == 32
+    for direction in ("forward", "backward"):
+        rows = rows_below(gpu, f"### A step of training in {elements}, {direction}")
+        chosen = {row[0]: (row[1].replace("*", ""), row[9], row[10:13]) for row in rows if "**" in row[1]}
+        same = [row for row in ours if row[0].startswith("B: ") and row[2] == direction and row[1] in chosen]
+        assert len(same) == 3
+        for row in same:
+            plan, floor, compiled = chosen[row[1]]
+            assert row[3:5] == [plan, floor]
+            assert compiled in (row[5:], ["–"] * 3)
+    without = {(row[0][0], row[3].split()[0]) for row in ours if row[5] == "–"}
+    assert without == {("C", "fused")}  # two layers, which the compile gate leaves to three
+
+
+def test_a_gpus_results_take_the_floors_place(results):
+    parts = {"tests": {"trouble": None}, "repeated runs": {"trouble": "AssertionError: 2 of <100> differ"}}
+    save(results / "gpu-h100-1t.json", synthetic.run(CELLS[:1], gpu="NVIDIA H100", parts=parts))
+    page, code = written(results)
+    assert code == 0
+    assert "floors, not measured" not in page
+    shown = section(page, "## NVIDIA H100")
+    assert "| tests | as it should be |" in shown
+    assert "| repeated runs | AssertionError: 2 of \\<100> differ |" in shown
+    assert "name NVIDIA H100, capability [9, 0], multiprocessors 132" in shown
+    assert "| model B, B 1, steps 600 | 210 (204–216) |" in shown
+    assert "| NVIDIA H100 | sampling | float32 | **0.90** |" in page
+    assert "Model B, NVIDIA H100" not in page  # the targets are of CPUs
+
+
+def test_a_damaged_file_is_named_and_the_others_are_shown(results, capsys):
+    (results / "cpu-b.json").write_text("{")
+    save(results / "cpu-c.json", {"environment": {"cpu": "old"}, "cells": []})
+    page, code = written(results)
+    assert code == 1
+    assert "## A Processor, 1 thread" in page
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{results}/cpu-b.json: is not JSON")
+    assert lines[1] == f"{results}/cpu-c.json: is not a run's results: environment lacks 'device'"
+
+
+def test_files_by_name(results, tmp_path, capsys):
+    out = tmp_path / "page.md"
+    given = [
+        str(results / "cpu-a-1t.json"),
+        str(tmp_path / "none.json"),
+        str(results / ".." / "results" / "cpu-a-1t.json"),
+    ]
+    assert report.main([*given, "--out", str(out)]) == 1
+    assert "(page/cpu-a-1t-loss.svg)" in out.read_text()
+    assert (tmp_path / "page" / "cpu-a-1t-loss.svg").exists()
+    errors = capsys.readouterr().err
+    assert "none.json: cannot be read" in errors
+    assert "another file of this name was given" in errors
 
 
 def test_no_results(tmp_path, capsys):
-    assert report.main(["--results", str(tmp_path)]) == 2
-    assert f"{tmp_path}: has no cpu-*.json" in capsys.readouterr().err
+    assert report.main(["--results", str(tmp_path), "--out", str(tmp_path / "page.md")]) == 2
+    assert f"{tmp_path}: has no cpu-*.json or gpu-*.json; run `make bench` first" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_the_same_bytes_from_the_same_files(results, tmp_path):
+    """In another process, another folder, another hash seed."""
+    save(results / "cpu-a-2t.json", synthetic.realistic(threads=2))
+    written(results)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(results, elsewhere)
+    out = tmp_path / "again" / "benchmark.md"
+    command = [sys.executable, "-m", "bench.report", "--results", str(elsewhere), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "7"}, check=True, capture_output=True)
+    first = {path.relative_to(tmp_path / "docs"): path.read_bytes() for path in (tmp_path / "docs").rglob("*.*")}
+    second = {path.relative_to(out.parent): path.read_bytes() for path in out.parent.rglob("*.*")}
+    assert len(first) == 7
+    assert first == second
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "page.md"
+    report.write(path, "before")
+    with mock.patch("os.replace", side_effect=OSError(28, "full")), pytest.raises(OSError, match="full"):
+        report.write(path, "after")
+    assert path.read_text() == "before"
+    report.write(path, "after")
+    assert path.read_text() == "after"
