@@ -1,10 +1,12 @@
-"""How long a run may take: shared out to its parts and cells, what one leaves over going to the next."""
+"""How long a run may take: shared out to its cells by their weights, what one leaves over going to the rest."""
 
 from __future__ import annotations
 
 import math
 import time
 from typing import NamedTuple
+
+OVERRUN = 2.0  # shares that a cell may take for its least repetitions
 
 
 class Budget(NamedTuple):
@@ -13,15 +15,17 @@ class Budget(NamedTuple):
     Attributes:
         least: repetitions that are done at any rate, once a contender is timed.
         most: repetitions that are enough.
-        share: when this cell should end (time.monotonic); it may take longer for the least repetitions.
-        end: when the part must end.
-        why: what is said of a contender or a cell for which there was no time.
+        share: seconds that the cell should take; repetitions beyond the least end then.
+        end: when the run must end (time.monotonic); nothing new is begun after it.
+        start: when the cell began.
+        minutes: of the run.
     """
 
     least: int
     most: int
     share: float = math.inf
     end: float = math.inf
+    start: float = 0.0
     minutes: float | None = None
 
     @property
@@ -30,19 +34,26 @@ class Budget(NamedTuple):
         return f"the {self.minutes:g} minutes were over"
 
     @property
-    def why_short(self) -> str:
-        """The run, as the reason that a slow contender was left out."""
-        return f"a run of {self.minutes:g} minutes"
+    def why_slow(self) -> str:
+        """The reason that a contender was left out whose least repetitions take too long."""
+        return f"too slow for a run of {self.minutes:g} minutes"
 
     def over(self) -> bool:
-        """Whether the part's time is over."""
+        """Whether the run's time is over."""
         return time.monotonic() >= self.end
 
-    def left(self) -> float:
-        """Seconds that the part still has."""
-        return self.end - time.monotonic()
+    def enough(self) -> bool:
+        """Whether the cell has had its share."""
+        return time.monotonic() >= min(self.start + self.share, self.end)
+
+    def allowance(self) -> float:
+        """Seconds that the least repetitions may take."""
+        return min(OVERRUN * self.share, self.end - time.monotonic())
 
 
-def share(seconds: float, parts: int, overrun: float = 1.5) -> float:
-    """Seconds for the next of so many parts that are left: more than an even share, as some will need less."""
-    return seconds if parts <= 1 else min(seconds, overrun * seconds / parts)
+def budget_of(least: int, most: int, minutes: float | None, end: float | None, weight: float, rest: float) -> Budget:
+    """Of the next cell, where the cells that are left, it included, weigh `rest`; without a limit if `end` is None."""
+    now = time.monotonic()
+    if end is None:
+        return Budget(least, most, start=now)
+    return Budget(least, most, max(0.0, end - now) * weight / rest, end, now, minutes)

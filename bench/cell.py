@@ -183,14 +183,14 @@ def blame(trouble: Exception, error: float | None = None, when: str = "") -> Out
 
 
 def affordable(contenders: Sequence[Contender], outcomes: dict[Key, Outcome], budget: Budget) -> dict[Key, Outcome]:
-    """The same, but the slowest peers left out until the fewest repetitions fit into what is left of the time."""
-    outcomes, left = dict(outcomes), budget.left()
+    """The same, but the slowest peers left out until the least repetitions take no more than they may."""
+    outcomes, allowance = dict(outcomes), budget.allowance()
     peers = [c.key for c in contenders if c.role != "ours" and outcomes[c.key].prepared is not None]
     for key in sorted(peers, key=lambda key: -outcomes[key].seconds):
-        if sum(outcome.seconds for outcome in outcomes.values()) * budget.least <= left:
+        if sum(outcome.seconds for outcome in outcomes.values()) * budget.least <= allowance:
             break
         outcome = outcomes[key]
-        reason = f"too slow for {budget.why_short}: one run takes {outcome.seconds:.1f} s"
+        reason = f"{budget.why_slow}: one run takes {outcome.seconds:.1f} s"
         outcomes[key] = Outcome(None, outcome.error, reason)
     return outcomes
 

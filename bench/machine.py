@@ -37,7 +37,7 @@ class Machine(Protocol):
         """Run the phases in turn; seconds of each, and processor seconds of all threads where they are known."""
 
     def peak(self, run: Callable[[], object], clear: Callable[[], object]) -> int | None:
-        """Bytes that a run takes at most above what is taken after `clear`; None where that cannot be told."""
+        """Bytes that a run, not the first, takes at most above what is taken after `clear`; None if unknown."""
 
     def release(self) -> None:
         """Give memory back that nothing uses."""
@@ -78,7 +78,6 @@ class Cpu:
         if not Path("/proc/self/clear_refs").exists() or not self.set_threshold(SMALL):
             return None
         try:
-            run()  # what it keeps beyond `clear` is not its peak
             clear()
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is resident now
@@ -122,7 +121,6 @@ class Cuda:
 
     def peak(self, run: Callable[[], object], clear: Callable[[], object]) -> int | None:
         """See `Machine.peak`; by PyTorch's allocator."""
-        run()
         clear()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

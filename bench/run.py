@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .budget import share
 from .cell import title
 from .processes import available_cores, converse
 from .record import Record
@@ -50,8 +49,7 @@ class Run:
             for index, part in enumerate(self.settings.parts):
                 seconds = None
                 if minutes is not None:
-                    rest = max(0.0, 60 * minutes - (time.monotonic() - start))
-                    seconds = share(rest, len(self.settings.parts) - index)
+                    seconds = max(0.0, 60 * minutes - (time.monotonic() - start))
                 self._part(part.name, index, seconds)
         wrong = failures(self.record.run["cells"])
         for line in wrong:

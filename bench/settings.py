@@ -11,6 +11,7 @@ Setup = dict[str, Any]
 
 WORKS = ("training", "loss", "sampling")
 MODELS = ("A", "B", "C", "D")
+WEIGHT = {"training": 3.0, "loss": 1.0, "sampling": 1.0}  # of a cell, in the time that a run has
 HIDDEN = (128, 256, 512, 1024)  # of the grid, one layer
 BATCHES = (1, 16, 64, 256, 1024)  # of the grid
 GRIDS = ("default", "full", "quick")
@@ -32,6 +33,11 @@ class Part:
     def name(self) -> str:
         """As it is named to the user."""
         return self.work if self.model is None else f"{self.work}, model {self.model}"
+
+    @property
+    def weight(self) -> float:
+        """Of all its cells."""
+        return WEIGHT[self.work] * len(self.setups)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import statistics
-import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
@@ -43,7 +42,7 @@ def interleaved(
     gc.disable()  # a collection would fall into some contender's time
     try:
         for repetition in range(budget.most):
-            if repetition >= budget.least and time.monotonic() >= min(budget.share, budget.end):
+            if repetition >= budget.least and budget.enough():
                 break
             for key, run in runs.items():
                 if key in broken:

@@ -1,7 +1,8 @@
 """`python -m bench.worker FD`: one part in a process of its own; what it finds goes line by line to the descriptor.
 
 It reads its task on its standard input: {"settings": …, "part": index, or null for the ceilings, "ceilings": …,
-"seconds": …}. Lines are JSON: {"say": text}, {"cell": results}, {"left out": cell}, {"ceilings": …}.
+"seconds": that the run still has, or null}. Lines are JSON: {"say": text}, {"cell": results}, {"left out": cell},
+{"ceilings": …}.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import torch
 from fusedmdn import ops
 
 from . import ceilings, floors, works
-from .budget import Budget, share
+from .budget import budget_of
 from .cell import measure, title
 from .machine import Machine, machine_of
 from .models import build
-from .settings import Settings
+from .settings import WEIGHT, Settings
 
 Json = dict[str, Any]
 Send = Callable[[Json], None]
@@ -65,11 +66,10 @@ def perform(settings: Settings, index: int, rates: Json, seconds: float | None, 
     """Every cell of a part, as long as there is time."""
     part = settings.parts[index]
     end = None if seconds is None else time.monotonic() + seconds
+    weight, rest = WEIGHT[part.work], sum(part.weight for part in settings.parts[index:])
     for place, cell in enumerate(works.cells(part, settings, machine, rates)):
-        budget = Budget(settings.least, settings.most, minutes=settings.minutes)
-        if end is not None:
-            now = time.monotonic()
-            budget = budget._replace(share=now + share(end - now, len(part.setups) - place, 1.0), end=end)
+        left = rest - weight * place
+        budget = budget_of(settings.least, settings.most, settings.minutes, end, weight, left)
         name = title(cell.work, cell.model, cell.setup)
         if budget.over():
             send({"left out": f"{name}: {budget.why}"})

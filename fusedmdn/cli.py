@@ -20,11 +20,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import FusedLSTMMDN, Strokes, __version__, doctor, ops, render, tune
+from . import FusedLSTMMDN, Strokes, __version__, doctor, files, ops, render, tune
 from .checkpoint import CheckpointError
 from .dataset import PARTS, StrokeFileError, StrokeSet, load
+from .doctor.installation import Finding, as_json
 from .evaluate import Evaluation, evaluate
-from .installation import Finding, as_json
 from .ops import forced, launch, tuned
 from .train import Step, Trainer, TrainingDiverged, TrainOptions
 
@@ -123,7 +123,7 @@ def doctor_command(
     problems = [problem for finding in found for problem in finding.problems]
     if report is not None:
         content = {"good": not problems, "findings": [as_json(finding) for finding in found]}
-        report.write_text(json.dumps(content, indent=2) + "\n")
+        files.write(report, json.dumps(content, indent=2) + "\n")
     if not problems:
         console.print("all good", style="bold green")
         return

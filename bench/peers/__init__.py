@@ -17,6 +17,7 @@ from ..problems import Problem
 from . import cuda_layers, torch_losses, torch_sampling, torch_training
 
 TORCH_SCRIPT = "TorchScript"
+LOOPS = ("nn.LSTM loop", "nn.LSTMCell loop", TORCH_SCRIPT, "torch.compile step", "CUDA graph of a step")  # step by step
 WARM_UP = {TORCH_SCRIPT: 5}  # runs until all is compiled; one of everybody else
 
 

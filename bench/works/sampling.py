@@ -25,7 +25,7 @@ Json = dict[str, Any]
 PLANS = ("resident", "rows", "graph")
 CHECK_STEPS = 16  # teacher-forced, by which a sampler is checked
 CHECK_DRAWS = 20_000  # rows drawn from one mixture, whose moments are checked
-LOOP_STEPS = 64  # at most, of one timing of a peer on a GPU: its steps are all alike
+LOOP_STEPS = 100  # at most, of one timing of a loop in Python: its steps are all alike, and slow
 
 
 def cells(part: Part, settings: Settings, machine: Machine, ceilings: Json) -> Iterator[Cell]:
@@ -47,7 +47,7 @@ def cells(part: Part, settings: Settings, machine: Machine, ceilings: Json) -> I
             contenders += list(_ours(model, dtype, batch, steps, kind))
             for name, made in samplers:
                 if made == dtype:
-                    fewer = min(steps, LOOP_STEPS) if kind == "cuda" else steps
+                    fewer = min(steps, LOOP_STEPS) if name in peers.LOOPS else steps
                     contenders.append(_peer(name, dtype, samplers[name, dtype], x, exact, fewer))
             floor = floors.sampling(model, batch, steps, dtype, ceilings, kind)
             if floor is not None:

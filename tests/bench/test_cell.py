@@ -8,7 +8,7 @@ import pytest
 import torch
 from fusedmdn.ops.forced import PlanError
 
-from bench.budget import Budget, share
+from bench.budget import Budget, budget_of
 from bench.cell import Cannot, Cell, Contender, Prepared, affordable, check, measure, title
 from bench.machine import Cpu
 from bench.timing import Timed, interleaved, quartered
@@ -70,10 +70,10 @@ def test_the_context_is_entered_around_each_run_and_not_timed():
 def test_repetitions_go_on_until_the_share_is_over():
     ran = []
     runs = {"a": Timed({"run": lambda: ran.append(time.sleep(0.02))}, torch.no_grad)}
-    interleaved(runs, Ticks(), Budget(2, 1000, time.monotonic() + 1))
+    interleaved(runs, Ticks(), Budget(2, 1000, 1.0, start=time.monotonic()))
     assert 2 < len(ran) <= 50
     ran.clear()
-    interleaved(runs, Ticks(), Budget(3, 1000, time.monotonic() - 1))
+    interleaved(runs, Ticks(), Budget(3, 1000, end=time.monotonic() - 1))
     assert len(ran) == 3
 
 
@@ -175,7 +175,7 @@ def test_left_out():
 
 
 def test_nothing_is_begun_when_the_time_is_over():
-    budget = Budget(2, 2, 0.0, time.monotonic() - 1, 10)
+    budget = Budget(2, 2, end=time.monotonic() - 1, minutes=10)
     outcome = check(Contender("peer", "float32", "peer", must_not_run, 1e-3), Ticks(), budget, ())
     assert outcome.reason == "the 10 minutes were over"
 
@@ -187,7 +187,7 @@ def test_the_slowest_peers_make_room_and_ours_never():
     outcomes = {key: outcome._replace(seconds=seconds[key]) for key, outcome in outcomes.items()}
 
     def reasons(left):
-        found = affordable(contenders, outcomes, Budget(2, 2, end=time.monotonic() + left, minutes=5))
+        found = affordable(contenders, outcomes, Budget(2, 2, left / 2, minutes=5))
         return [outcome.reason for outcome in found.values()]
 
     assert reasons(203) == [None] * 4
@@ -210,10 +210,15 @@ def test_quarters():
     assert quartered([1.0, 2.0, 3.0]) == {"median": 2.0, "percentile_20": 1.4, "percentile_80": 2.6}
 
 
-def test_shares():
-    assert share(60, 3, 1.0) == 20
-    assert share(60, 3) == 30
-    assert share(60, 1) == 60
+def test_a_cell_has_the_share_that_its_weight_gives():
+    end = time.monotonic() + 60
+    assert budget_of(3, 9, 10.0, end, 3.0, 12.0).share == pytest.approx(15, abs=0.5)
+    assert budget_of(3, 9, 10.0, end, 1.0, 1.0).share == pytest.approx(60, abs=0.5)
+    late = budget_of(3, 9, 10.0, time.monotonic() - 1, 1.0, 2.0)
+    assert (late.share, late.over(), late.enough()) == (0, True, True)
+    assert late.allowance() <= 0
+    free = budget_of(3, 9, None, None, 1.0, 2.0)
+    assert (free.over(), free.enough(), free.allowance()) == (False, False, math.inf)
 
 
 def test_titles():

@@ -17,9 +17,9 @@ from fusedmdn.ops import _backend, _cpu, forced, launch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from fusedmdn import checkpoint, cli, compared, doctor, installation
-from fusedmdn.doctor import Network, examine
-from fusedmdn.specimens import CALLS, Inputs, Sizes
+from fusedmdn import checkpoint, cli, doctor
+from fusedmdn.doctor import Network, compared, examine, installation
+from fusedmdn.doctor.specimens import CALLS, Inputs, Sizes
 
 from ..conftest import ROOT, simulated
 
@@ -121,7 +121,7 @@ def test_calls_are_what_they_are_said_to_be(operator, full):
 def test_other_seeds_would_be_as_good(monkeypatch, dtype):
     """That a healthy machine is found good is no luck."""
     for seed in (2, 3):
-        monkeypatch.setattr("fusedmdn.specimens.SEED", seed)
+        monkeypatch.setattr("fusedmdn.doctor.specimens.SEED", seed)
         for operator in CALLS:
             found = compared.deviations(operator, CPU, dtype, Sizes())
             assert not [name for name, deviation in found.items() if deviation.excessive], (operator, seed)
@@ -430,7 +430,7 @@ def test_extras_that_are_missing_are_no_fault(monkeypatch):
 def test_it_runs_without_what_is_optional():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('triton', 'PIL', 'tensorboard', 'pyarrow', 'ray', 'pytest')))\n"
-        "from fusedmdn import cli, doctor, specimens\n"
+        "from fusedmdn import cli, doctor\nfrom fusedmdn.doctor import specimens\n"
         "whole, small = doctor.examine, (specimens.Sizes(2, 5, 9, 2), doctor.Network(9, 2, 2, (1, 3), 6, (2, 3)))\n"
         "doctor.examine = lambda device: whole(device, *small)\n"
         "cli.app(['doctor', '--device', 'cpu'])\n"

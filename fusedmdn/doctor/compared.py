@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import _backend, backend, forced, plan, reference, stream
-from .ops.accuracy import Deviation, deviation
-from .ops.launch import LaunchRefusedError
+from ..ops import _backend, backend, forced, plan, reference, stream
+from ..ops.accuracy import Deviation, deviation
+from ..ops.launch import LaunchRefusedError
 from .specimens import CALLS, SEED, Call, Inputs, Sizes
 
 APART = 0.1  # rows farther than this from each other are another component's

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ops import reference
-from .ops.checks import PEN_LOGITS, ROW
-from .ops.layout import accumulate, alive
+from ..ops import reference
+from ..ops.checks import PEN_LOGITS, ROW
+from ..ops.layout import accumulate, alive
 
 SEED = 1
 CLIP = 0.02

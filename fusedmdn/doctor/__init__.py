@@ -13,15 +13,18 @@ from typing import NamedTuple
 
 import torch
 
-from . import FusedLSTMMDN, checkpoint, installation
+from .. import FusedLSTMMDN, checkpoint
+from ..ops import _backend, _cpu, launch, plans, sampling_plans, training_plans, tuned
+from ..ops.accuracy import Deviation
+from ..ops.triton.arguments import tf32_allowed
+from . import installation
+from .apart import side_by_side
 from .compared import STREAM, deviations
 from .installation import C_COMPILER, REINSTALL, Finding, Problem
-from .ops import _backend, _cpu, launch, plans, sampling_plans, training_plans, tuned
-from .ops.accuracy import Deviation
-from .ops.triton.arguments import tf32_allowed
 from .specimens import CALLS, Sizes
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = 120.0  # seconds for an operator on a GPU, its compilations included
 NAMED = 3  # outputs of an operator that deviate
 LANGUAGES = {"cpu": "C++", "triton": "Triton", "reference": "PyTorch"}
 ON_REFERENCE = "runs the PyTorch reference"  # of a warning that repeats what the operator's line says
@@ -57,14 +60,28 @@ def examine(name: str, sizes: Sizes = Sizes(), network: Network = Network()) -> 
     devices = [torch.device("cpu")] if device.type == "cpu" else [torch.device("cpu"), device]
     for where in devices:
         title = f"operators on {where}: error as a share of what is allowed"
-        for operator in (STREAM, *CALLS) if where.type == "cpu" else CALLS:
-            yield from _safely(title, operator, partial(_operator, title, operator, where, sizes))
+        for operator, found in _operators(title, where, sizes):
+            yield from _safely(title, operator, found)
         yield from _safely(f"plans on {where}", "plans", partial(_plans, where, network))
     for where in devices:
         title = f"speed on {where}: points per second"
         yield from _safely(title, "sampling", partial(_sampling, title, where, network))
         yield from _safely(title, "training", partial(_training, title, where, network))
     yield from _safely("extras", "extras", installation.extras)
+
+
+def _operators(title: str, device: torch.device, sizes: Sizes) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
+    """How each is examined; on a GPU side by side, as their kernels are compiled first, which takes the most time."""
+    names = (STREAM, *CALLS) if device.type == "cpu" else CALLS
+    examinations = {operator: partial(_operator, title, operator, device, sizes) for operator in names}
+    if device.type == "cpu":
+        yield from examinations.items()
+        return
+    yield from side_by_side({name: partial(_found, title, name, call) for name, call in examinations.items()}, PATIENCE)
+
+
+def _found(part: str, name: str, examination: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    return list(_safely(part, name, examination))
 
 
 def _safely(part: str, name: str, examination: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:

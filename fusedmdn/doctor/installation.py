@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import FusedLSTMMDN, __version__
-from .ops import _cpu, launch
+from .. import FusedLSTMMDN, __version__
+from ..ops import _cpu, launch
 
 OLDEST_TORCH = (2, 11)
 EXTENSION_ON = ("Linux", "Darwin")  # platforms that the extension is built for
@@ -55,7 +55,7 @@ def as_json(finding: Finding) -> dict[str, Any]:
 def versions() -> Iterator[Finding]:
     """fusedmdn, what it runs on, and what its environment sets."""
     finding = partial(Finding, "versions")
-    yield finding("fusedmdn", f"{__version__}, in {Path(__file__).parent}")
+    yield finding("fusedmdn", f"{__version__}, in {Path(__file__).parent.parent}")
     too_old = tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH
     problems = (Problem(f"torch {torch.__version__} is too old", NEWER_TORCH),) if too_old else ()
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "for ROCm" if torch.version.hip else "for CPUs"
