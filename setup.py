@@ -54,7 +54,7 @@ cpu = Extension(
         *("-std=c++17", "-O3", "-g0", "-fvisibility=hidden"),
         *("-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"),
     ],
-    extra_link_args=["-pthread"] if sys.platform == "darwin" else ["-pthread", "-Wl,-s"],
+    extra_link_args=["-pthread"] if sys.platform == "darwin" else ["-pthread", "-ldl", "-Wl,-s"],
     py_limited_api=True,
     # Without a compiler the package still installs and runs on the reference; CI makes that an error.
     optional=os.environ.get("FUSEDMDN_REQUIRE_NATIVE") != "1",

@@ -68,7 +68,9 @@ def bench(
             most=2 if quick else max(repeats, 30), hidden=QUICK_HIDDEN if quick else None,
         )  # fmt: skip
         described = environment.describe(count, where) | {"options": {"grid": grid, "minutes": settings.minutes}}
-        record = Record(out / environment.file_of(described, quick), described)
+        if where.type == "cpu":
+            described["pinned_to"] = available_cores()[-count:]
+        record = Record(out / environment.file_of(described, grid), described)
         record.write()
         screen = console()
         try:

@@ -50,11 +50,12 @@ def versions() -> dict[str, str | None]:
     return {"fusedmdn": __version__, **{name: version(name) for name in PACKAGES}, **of_cuda}
 
 
-def file_of(where: dict[str, Any], quick: bool) -> str:
-    """The name of a run's file."""
-    kind = "quick" if quick else "gpu" if where["gpu"] else "cpu"
-    of_threads = "" if where["gpu"] else f"-{where['threads']}t"
-    return f"{kind}-{slug(where['gpu']['name'] if where['gpu'] else where['cpu'])}{of_threads}.json"
+def file_of(where: dict[str, Any], grid: str) -> str:
+    """The name of a run's file: by device, threads and grid, so that none takes another's place."""
+    kind = "quick" if grid == "quick" else "gpu" if where["gpu"] else "cpu"
+    words = [kind, slug(where["gpu"]["name"] if where["gpu"] else where["cpu"])]
+    words += [] if where["gpu"] else [f"{where['threads']}t"]
+    return "-".join([*words, *(["full"] if grid == "full" else [])]) + ".json"
 
 
 def gpu(properties: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from . import targets
@@ -117,16 +117,16 @@ def asked(run: Run) -> bool:
     """Whether the targets are of such a run, and it has a cell for any."""
     if run.where["device"] != "cpu" or run.where["threads"] != targets.THREADS:
         return False
-    return any(_cell(run, target) for target in targets.TARGETS)
+    return any(_cell([run], target) for target in targets.TARGETS)
 
 
-def judge(run: Run) -> list[Verdict]:
-    """Every target, judged by the median."""
-    return [_verdict(target, _cell(run, target)) for target in targets.TARGETS]
+def judge(runs: Sequence[Run]) -> list[Verdict]:
+    """Every target, judged by the median, in the first of the runs that has its cell."""
+    return [_verdict(target, _cell(runs, target)) for target in targets.TARGETS]
 
 
-def _cell(run: Run, target: AtLeast | AtMost) -> Json | None:
-    for cell in run.json["cells"]:
+def _cell(runs: Sequence[Run], target: AtLeast | AtMost) -> Json | None:
+    for cell in (cell for run in runs for cell in run.json["cells"]):
         setup = cell["setup"].items()
         if cell["work"] == target.work and cell["model"] in (targets.MODEL, None) and target.setup.items() <= setup:
             return cell

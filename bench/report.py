@@ -156,11 +156,13 @@ def pictures(runs: Sequence[Run], folder: str) -> Iterator[str]:
 def targets_met(runs: Sequence[Run]) -> Iterator[str]:
     """Every target with its figure, of the runs that have such cells."""
     yield "## Asked and measured\n"
-    judged = [run for run in runs if asked(run)]
-    for run in judged:
-        yield f"Model {targets.MODEL}, {run.title}; judged by the median.\n"
+    judged: dict[str, list[Run]] = {}
+    for run in filter(asked, runs):
+        judged.setdefault(run.device, []).append(run)
+    for device, alike in judged.items():
+        yield f"Model {targets.MODEL}, {device}, {targets.THREADS} thread; judged by the median.\n"
         rows = []
-        for target, measured, outcome in judge(run):
+        for target, measured, outcome in judge(alike):
             minima = "" if measured is None or measured.minima is None else f"{measured.minima:.2f}"
             median = "" if measured is None else f"{measured.median:.2f}"
             shown = f"**{outcome}**" if outcome == "missed" else outcome
@@ -244,13 +246,13 @@ def ceilings(measured: Json) -> Iterator[str]:
     """The rates that the floors presume."""
     by = measured.get("by") or {}
     rows = [
-        [f"products, {dtype}", f"{number(rate / 1e9)}·10⁹ multiply-adds/s", by.get("multiply_adds", "")]
+        [f"products, {dtype}", f"{number(rate / 1e9)}·10⁹ multiply-adds/s", by.get(dtype, "")]
         for dtype, rate in measured.get("multiply_adds", {}).items()
     ]
     if measured.get("bandwidth"):
         rows.append(["memory", f"{number(measured['bandwidth'] / 1e9)} GB/s", by.get("bandwidth", "")])
     rows += [
-        [f"reading {int(size) / 1e6:,.2f} MB again", f"{number(rate / 1e9)} GB/s", by.get("reads", "")]
+        [f"reading {int(size) / 1e6:,.2f} MB again", f"{number(rate / 1e9)} GB/s", by.get(f"reads {size}", "")]
         for size, rate in measured.get("reads", {}).items()
     ]
     if rows:

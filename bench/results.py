@@ -41,11 +41,13 @@ class Run(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The device, and of a processor the number of threads."""
-        if self.where["device"] == "cuda":
-            return self.device
-        count = self.where["threads"]
-        return f"{self.device}, {count} thread{'' if count == 1 else 's'}"
+        """The device, of a processor the number of threads, and the grid unless it is the default one."""
+        grid = (self.where.get("options") or {}).get("grid", "default")
+        words = [self.device] + ([f"{grid} grid"] if grid != "default" else [])
+        if self.where["device"] == "cpu":
+            count = self.where["threads"]
+            words.insert(1, f"{count} thread{'' if count == 1 else 's'}")
+        return ", ".join(words)
 
 
 class Ratio(NamedTuple):

@@ -52,11 +52,12 @@ SAMPLING: dict[int, dict[str, tuple[float, float]]] = {  # B: peer in float32: o
     512: {"nn.LSTM loop": (1.1, 2), "JAX scan": (1.0, 2), "ONNX Runtime": (1.0, 2)},
 }
 LOSS = {"rows": 19_200}
+STEP = {"T": 300, "B": 32}
 
 
 def training(lengths: str, peer: str, bound: float, aim: float | None = None) -> AtLeast:
     """A target of a training step in float32."""
-    return AtLeast("training", {"lengths": lengths}, "float32", peer, "float32", bound, aim)
+    return AtLeast("training", {**STEP, "lengths": lengths}, "float32", peer, "float32", bound, aim)
 
 
 TARGETS: list[AtLeast | AtMost] = [

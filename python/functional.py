@@ -21,6 +21,8 @@ from .checks import (
 )
 from .launch import capturing
 
+ALONE = 32_767  # elements at most of an operation that PyTorch does on one thread (at::internal::GRAIN_SIZE is one more)
+
 
 class GenerateState(NamedTuple):
     """All that `generate` needs to go on as if it had never stopped.
@@ -357,7 +359,7 @@ def generate(
     seed = torch.stack([_on_device(name, getattr(state, name), device) for name in ("seed", "first_index")])
     with torch.no_grad():
         points, lengths, h, c, row, drawn, done = _library.generate(
-            [w if dtype is None else w.to(dtype) for w in weights],
+            [w if dtype is None else _rounded(w, dtype) for w in weights],
             *state[:5],
             seed,
             steps,
@@ -390,6 +392,23 @@ def _on_device(name: str, value: Tensor, device: torch.device) -> Tensor:
             f"anew; got one on {value.device}"
         )
     return value.to(device)
+
+
+def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in a dtype.
+
+    On a CPU piece by piece, each too small for PyTorch to share it out: its threads spin for milliseconds after their
+    work, on the cores that the sampler is about to need. 3 layers of 400 units, bfloat16, one sequence of 60 steps on two
+    cores: 7 ms instead of 12.
+    """
+    if weight.dtype == dtype or weight.device.type != "cpu" or torch.compiler.is_compiling():
+        return weight.to(dtype)
+    if torch.get_num_threads() == 1:
+        return weight.to(dtype)
+    rounded, weight = torch.empty(weight.shape, dtype=dtype), weight.detach().contiguous()
+    for into, part in zip(rounded.view(-1).split(ALONE), weight.view(-1).split(ALONE), strict=True):
+        into.copy_(part)
+    return rounded
 
 
 def _autocast_unifies(a: Tensor, b: Tensor) -> bool:

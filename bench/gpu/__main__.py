@@ -52,7 +52,7 @@ def main(
         str(machine.device), threads, grid, chosen, settings.DTYPES["cuda"], minutes=None if full else 10.0
     )
     where = environment.describe(threads, machine.device) | {"options": {"grid": grid, "minutes": asked.minutes}}
-    record, screen = Record(out / environment.file_of(where, False), where), console()
+    record, screen = Record(out / environment.file_of(where, grid), where), console()
     kept = promises([*parts(machine, Sizes())], PART, record, screen, limit, threads)
     well = Run(asked, record, screen).perform()
     screen.print(f"wrote {record.path}", highlight=False, soft_wrap=True)

@@ -101,10 +101,10 @@ inline int lstm(const fusedmdn_lstm& a, Layout layout) {
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
     const Plain<E> weight{static_cast<const E*>(a.weight_hh), a.H, a.H, 1};
-    parallel(a.threads, [&](int part, int parts) {
+    parallel_shared(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts) pack_panel(packed + p * panel_size, weight, 4, panels.columns(p));
     });
-    parallel(a.threads, [&](int part, int parts) {
+    parallel_shared(a.threads, [&](int part, int parts) {
         lstm_rows<E>(a, Rows(layout, a.lengths, a.T, a.B, part, parts), packed);
     });
     return FUSEDMDN_OK;
@@ -199,11 +199,11 @@ inline int lstm_backward(const fusedmdn_lstm_backward& a, Layout layout) {
     const Buffer<E> packed(panels.count() * panel_size);
     if (!packed.ok()) return FUSEDMDN_NO_MEMORY;
     const Plain<E> transposed{static_cast<const E*>(a.weight_hh), 4 * a.H, 1, a.H};
-    parallel(a.threads, [&](int part, int parts) {
+    parallel_shared(a.threads, [&](int part, int parts) {
         for (int64_t p = part; p < panels.count(); p += parts)
             pack_panel(packed + p * panel_size, transposed, panels.NV(p), panels.columns(p));
     });
-    parallel(a.threads, [&](int part, int parts) {
+    parallel_shared(a.threads, [&](int part, int parts) {
         lstm_backward_rows<E>(a, Rows(layout, a.lengths, a.T, a.B, part, parts), packed);
     });
     return FUSEDMDN_OK;

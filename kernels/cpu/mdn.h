@@ -255,7 +255,7 @@ template <class E, bool BACKWARD>
 inline int mdn(const fusedmdn_mdn& a) {
     int status = FUSEDMDN_OK;
     const int64_t rows = a.T * a.B;
-    parallel(a.threads, [&](int part, int parts) {
+    parallel_shared(a.threads, [&](int part, int parts) {
         const int got = mdn_rows<E, BACKWARD>(a, rows * part / parts, rows * (part + 1) / parts);
         if (got) __atomic_store_n(&status, got, __ATOMIC_RELAXED);
     });

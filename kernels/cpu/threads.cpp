@@ -11,12 +11,18 @@
 #include <vector>
 
 #if defined(__linux__)
+#include <dlfcn.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fusedmdn {
 
 namespace {
+
+#if defined(__linux__)
+const pid_t LOADED_IN = getpid();  // a forked process has none of its parent's threads
+#endif
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -33,6 +39,32 @@ constexpr double WOKEN = 1e-3;        // the same for a helper that had to be wo
 constexpr int FIRST_ALONE = 512;      // runs done alone then; doubled every time it happens again soon,
 constexpr int LONGEST_ALONE = 1 << 16;
 constexpr int PUNCTUAL = 4096;        // and back to the first after so many runs in time
+
+// OpenMP's own entry, of GNU's library and of LLVM's: runs f(data) on a team of at most so many threads, the caller in it.
+using OpenMP = void (*)(void (*f)(void*), void* data, unsigned threads, unsigned flags);
+
+OpenMP openmp() {
+#if defined(__linux__)
+    static const auto found = reinterpret_cast<OpenMP>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return getpid() == LOADED_IN ? found : nullptr;
+#else
+    return nullptr;
+#endif
+}
+
+// Parts that a team shares out; whoever comes late finds less to do.
+struct Shared {
+    Body body;
+    void* context;
+    int parts;
+    std::thread::id caller;
+    std::atomic<int> next{1};
+
+    void work() {
+        if (std::this_thread::get_id() == caller) body(context, 0, parts);
+        for (int part; (part = next.fetch_add(1, std::memory_order_relaxed)) < parts;) body(context, part, parts);
+    }
+};
 
 double now() {  // seconds
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -67,6 +99,13 @@ void run_parallel(int threads, Body body, void* context) {
     body(context, 0, threads);
     for (int part = started; part < threads; ++part) body(context, part, threads);
     for (auto& helper : helpers) helper.join();
+}
+
+void run_shared(int threads, Body body, void* context) {
+    const OpenMP team = threads > 1 ? openmp() : nullptr;
+    if (!team) return run_parallel(threads, body, context);
+    Shared shared{body, context, threads, std::this_thread::get_id()};
+    team([](void* given) { static_cast<Shared*>(given)->work(); }, &shared, static_cast<unsigned>(threads), 0);
 }
 
 struct Team {

@@ -115,7 +115,7 @@ def run(cells, threads=1, gpu=None, **more):
         },
         "ceilings": {
             "multiply_adds": {"float32": 50e9, "bf16": 100e9}, "bandwidth": 20e9, "reads": {"12400000": 40e9},
-            "by": {"multiply_adds": "a square product", "bandwidth": "a copy", "reads": "numpy.dot"},
+            "by": {"bf16": "a square product", "bandwidth": "a copy", "reads 12400000": "numpy.dot"},
         },
         "parts": {}, "troubles": {}, "left_out": [], "cells": cells, **more,
     }  # fmt: skip

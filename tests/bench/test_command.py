@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from bench import __main__ as command
+from bench import environment
 from bench import run as runner
 from bench.record import Record
 from bench.results import files
@@ -201,3 +202,10 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path):
     assert code == 130
     assert f"interrupted; {path} has what was measured" in printed
     assert json.loads(path.read_text())["cells"] == []
+
+
+def test_a_runs_file_is_its_own():
+    where = {"gpu": None, "cpu": "A (B) 9", "threads": 2}
+    names = {environment.file_of(where, grid) for grid in ("default", "full", "quick")}
+    assert names == {"cpu-a-b-9-2t.json", "cpu-a-b-9-2t-full.json", "quick-a-b-9-2t.json"}
+    assert environment.file_of({**where, "gpu": {"name": "NVIDIA X"}}, "full") == "gpu-nvidia-x-full.json"

@@ -72,7 +72,7 @@ def test_lost_cells(cells):
 
 def test_targets_are_judged(cells):
     outcomes = {}
-    for target, measured, outcome in judge(made(cells)):
+    for target, measured, outcome in judge([made(cells)]):
         peer = target.peer if isinstance(target, AtLeast) else target.of
         outcomes[target.work, target.setup.get("B"), target.dtype, peer] = outcome, measured
     assert outcomes["sampling", 1, "float32", "nn.LSTM loop"][0] == "met"
@@ -83,17 +83,23 @@ def test_targets_are_judged(cells):
     assert outcomes["sampling", 64, "float32", "JAX scan"] == ("not measured", None)
     assert outcomes["loss", None, "float32", "eager"][0] == "met"
     assert outcomes["loss", None, "float32", "raw"] == ("missed", (1.5, None))
-    assert outcomes["training", None, "float32", "nn.LSTM + eager loss"] == ("met", (1.2, 1.2))
+    assert outcomes["training", 32, "float32", "nn.LSTM + eager loss"] == ("met", (1.2, 1.2))
     assert outcomes["sampling", 1, "float32", "floor"] == ("met", (pytest.approx(1.05), pytest.approx(1.0)))
     assert outcomes["sampling", 1, "bf16", "floor"][0] == "missed"
     assert len(outcomes) == len(TARGETS) == 38
+
+
+def test_targets_are_looked_for_in_all_runs(cells):
+    first, second = made(cells[:1]), made(cells[1:])
+    assert judge([first, second]) == judge([made(cells)])
+    assert judge([first]) != judge([made(cells)])
 
 
 def test_another_model_is_not_judged(cells):
     for cell in cells:
         cell["model"] = "A"
     assert MODEL == "B"
-    assert {verdict.outcome for verdict in judge(made(cells))} == {"not measured"}
+    assert {verdict.outcome for verdict in judge([made(cells)])} == {"not measured"}
 
 
 def test_which_runs_are_asked(cells):

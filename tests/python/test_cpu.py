@@ -10,9 +10,10 @@ import threading
 import time
 
 import fusedmdn.ops as ops
+import numpy as np
 import pytest
 import torch
-from fusedmdn.ops import _cpu, cpu, recycled, reference
+from fusedmdn.ops import _cpu, cpu, functional, recycled, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -425,6 +426,28 @@ def test_sampling_after_a_fork():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_training_after_a_fork():
+    """The threads that training shares with PyTorch are not in a forked process, which would wait for them for ever."""
+    xw, w = torch.randn(30, 64, 256), torch.randn(256, 64)
+    raw, target = torch.randn(100, 64, 121), torch.randn(100, 64, 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+
+        def values():
+            return [v.numpy() for v in (ops.lstm(xw, w)[0], ops.mdn_nll(raw, target, num_mixtures=20))]
+
+        torch.mm(raw[0], raw[0].t())  # starts PyTorch's threads, if the kernels did not
+        expected = values()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(0 if all(map(np.array_equal, values(), expected)) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_long_call_hears_ctrl_c():
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored by background jobs
@@ -442,6 +465,21 @@ def test_a_long_call_hears_ctrl_c():
     finally:
         child.kill()
     assert time.monotonic() - asked < 10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_are_rounded_as_by_torch(dtype):
+    """In pieces where PyTorch would use several threads; weights need be neither contiguous nor small."""
+    weight = torch.randn(700, 99).t().requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rounded = functional._rounded(weight, dtype)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(rounded, weight.to(dtype))
+    assert rounded.is_contiguous()
+    assert not rounded.requires_grad
 
 
 def test_generate_in_bfloat16_on_request():
