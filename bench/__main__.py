@@ -19,6 +19,7 @@ from .settings import DTYPES as DEFAULT_DTYPES
 from .settings import EVERY_DTYPE, MODELS, QUICK_HIDDEN, WORKS, Settings, models_of, parts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+MOST = 10  # repetitions, if there is time
 WORDS = f"some of {', '.join(MODELS)}, and 1xH for one layer of H units"
 
 
@@ -65,7 +66,7 @@ def bench(
         settings = Settings(
             str(where), count, grid, chosen, numbers,
             without=_words(without), minutes=minutes or (None if full else 10.0), least=2 if quick else repeats,
-            most=2 if quick else max(repeats, 30), hidden=QUICK_HIDDEN if quick else None,
+            most=2 if quick else max(repeats, MOST), hidden=QUICK_HIDDEN if quick else None,
         )  # fmt: skip
         described = environment.describe(count, where) | {"options": {"grid": grid, "minutes": settings.minutes}}
         if where.type == "cpu":

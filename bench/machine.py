@@ -74,7 +74,6 @@ class Cpu:
 
     def peak(self, run: Callable[[], object], clear: Callable[[], object]) -> int | None:
         """See `Machine.peak`; every block is given back when freed, so that the peak is that of live ones."""
-        gc.collect()
         if not Path("/proc/self/clear_refs").exists() or not self.set_threshold(SMALL):
             return None
         try:

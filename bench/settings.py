@@ -65,7 +65,7 @@ class Settings:
     without: tuple[str, ...] = ()
     minutes: float | None = 10.0
     least: int = 3
-    most: int = 30
+    most: int = 10
     hidden: int | None = field(default=None)
 
     def as_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ It reads its task on its standard input: {"settings": …, "part": index, or nul
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import json
 import os
@@ -40,6 +41,7 @@ def main() -> None:
             out.write(json.dumps(message, allow_nan=False) + "\n")
             out.flush()
 
+        gc.freeze()  # what is imported stays, and need not be looked at in every collection
         task = json.load(sys.stdin)
         settings = Settings.from_json(task["settings"])
         warnings.simplefilter("error", ops.FallbackWarning)  # the reference is not what is to be timed
