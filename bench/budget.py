@@ -6,6 +6,7 @@ import math
 import time
 from typing import NamedTuple
 
+ENOUGH = 0.7  # of a share, after which repetitions beyond the least end: other cells take more than theirs
 OVERRUN = 2.0  # shares that a cell may take for its least repetitions
 
 
@@ -15,7 +16,7 @@ class Budget(NamedTuple):
     Attributes:
         least: repetitions that are done at any rate, once a contender is timed.
         most: repetitions that are enough.
-        share: seconds that the cell should take; repetitions beyond the least end then.
+        share: seconds that the cell should take.
         end: when the run must end (time.monotonic); nothing new is begun after it.
         start: when the cell began.
         minutes: of the run.
@@ -43,8 +44,8 @@ class Budget(NamedTuple):
         return time.monotonic() >= self.end
 
     def enough(self) -> bool:
-        """Whether the cell has had its share."""
-        return time.monotonic() >= min(self.start + self.share, self.end)
+        """Whether there should be no more repetitions than the least."""
+        return time.monotonic() >= min(self.start + ENOUGH * self.share, self.end)
 
     def allowance(self) -> float:
         """Seconds that the least repetitions may take."""

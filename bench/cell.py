@@ -110,7 +110,7 @@ def measure(
     cell: Cell, machine: Machine, budget: Budget, without: Sequence[str] = (), say: Say = lambda _: None
 ) -> Json:
     """The cell's results as JSON holds them; one that is missing, wrong or too slow gives its reason instead."""
-    load = os.getloadavg()
+    load, start = os.getloadavg(), time.monotonic()
     outcomes = {}
     for contender in cell.contenders:
         say(f"{contender.name} {contender.dtype}: check")
@@ -141,6 +141,7 @@ def measure(
         "setup": cell.setup,
         "unit": cell.unit,
         "load_before": list(load),
+        "seconds": time.monotonic() - start,
         "floors": floors,
         "results": results,
     }

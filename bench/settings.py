@@ -110,7 +110,7 @@ def _training(grid: str, kind: str, model: str | None) -> Iterator[Setup]:
     if grid == "quick":
         yield from ({"T": 12, "B": 4, "lengths": lengths} for lengths in kinds)
         return
-    T, B = (100, 16) if kind == "cpu" else (200, 64)
+    T, B = (50, 16) if kind == "cpu" else (200, 64)
     if grid == "default":
         yield from ({"T": T, "B": B, "lengths": lengths} for lengths in kinds)
         return
@@ -135,7 +135,7 @@ def _sampling(grid: str, kind: str, model: str | None) -> Iterator[Setup]:
     if grid == "quick":
         yield from ({"B": B, "steps": steps} for B, steps in ((1, 6), (8, 4)))
         return
-    steps = {"cpu": {1: 600, 8: 200, 16: 100, 64: 60, 256: 20, 512: 20, 1024: 10}}.get(kind) or dict.fromkeys(
+    steps = {"cpu": {1: 600, 8: 200, 16: 100, 64: 30, 256: 10, 512: 10, 1024: 10}}.get(kind) or dict.fromkeys(
         (1, 8, 16, 64, 256, 512, 1024), 512
     )
     batches = (1, 64) if model != "B" else (1, 8, 64, 512)

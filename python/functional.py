@@ -21,7 +21,7 @@ from .checks import (
 )
 from .launch import capturing
 
-ALONE = 32_767  # elements at most of an operation that PyTorch does on one thread (at::internal::GRAIN_SIZE is one more)
+ALONE = 32_767  # elements at most that an operation of PyTorch takes one thread for: at::internal::GRAIN_SIZE - 1
 
 
 class GenerateState(NamedTuple):
@@ -398,8 +398,8 @@ def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in a dtype.
 
     On a CPU piece by piece, each too small for PyTorch to share it out: its threads spin for milliseconds after their
-    work, on the cores that the sampler is about to need. 3 layers of 400 units, bfloat16, one sequence of 60 steps on two
-    cores: 7 ms instead of 12.
+    work, on the cores that the sampler is about to need. 3 layers of 400 units, bfloat16, one sequence of 60 steps on
+    two cores: 7 ms instead of 12.
     """
     if weight.dtype == dtype or weight.device.type != "cpu" or torch.compiler.is_compiling():
         return weight.to(dtype)
