@@ -64,8 +64,7 @@ test-slow: .venv/.dev
 	@touch $@
 
 bench: .venv/.bench
-	$(BIN)/python -m bench
-	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench; status=$$?; $(BIN)/python -m bench.report && exit $$status
 
 bench-speed: .venv/.dev
 	$(BIN)/python -m pytest bench
@@ -74,8 +73,7 @@ bench-compare: .venv/.dev
 	$(BIN)/python -m bench.compare $(BASE)
 
 gpu: .venv/.dev .venv/.bench
-	$(BIN)/python -m bench.gpu
-	$(BIN)/python -m bench.report
+	$(BIN)/python -m bench.gpu; status=$$?; $(BIN)/python -m bench.report && exit $$status
 
 compile-gate: .venv/.dev
 	$(BIN)/python -m tests.compile_gate --check

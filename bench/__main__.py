@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +12,17 @@ import torch
 import typer
 
 from . import environment
+from .models import CONFIGS, config_of
 from .precision import DTYPES
 from .processes import available_cores
 from .record import Record
 from .run import Run
 from .screen import console
-from .settings import DTYPES as DEFAULT_DTYPES
-from .settings import EVERY_DTYPE, MODELS, QUICK_HIDDEN, WORKS, Settings, models_of, parts
+from .settings import DEFAULT_DTYPES, EVERY_DTYPE, QUICK_HIDDEN, WORKS, Settings, models_of, parts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 MOST = 10  # repetitions, if there is time
-WORDS = f"some of {', '.join(MODELS)}, and 1xH for one layer of H units"
+WORDS = f"some of {', '.join(CONFIGS)}, and 1xH for one layer of H units"
 
 
 @app.command()
@@ -32,7 +34,7 @@ def bench(
     models: Annotated[str | None, typer.Option(help=f"{WORDS}; default: the grid's.", show_default=False)] = None,
     dtypes: Annotated[str | None, typer.Option(help=f"Some of {', '.join(DTYPES)}.", show_default=False)] = None,
     threads: Annotated[
-        str | None, typer.Option(help="Of the CPU; 1,2 makes a run for each. Default: all cores.", show_default=False)
+        str | None, typer.Option(help="Of the CPU; 1,2 makes a run for each. Default: PyTorch's.", show_default=False)
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Nothing new is begun after these; default 10, with --full none.", min=0.1)
@@ -41,9 +43,9 @@ def bench(
     without: Annotated[
         str, typer.Option(help="Leave contenders out that have one of these words in their names.")
     ] = "",
-    out: Annotated[Path, typer.Option(help="Directory of the JSON files; each run's is written anew.")] = Path(
-        "bench/results"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="A JSON file, or a directory of them; a partial run's own name there is partial-….")
+    ] = Path("bench/results"),
 ) -> None:
     """Training steps, the loss alone and sampling, against every peer that is installed, and the machine's own floor.
 
@@ -61,19 +63,27 @@ def bench(
     numbers = (EVERY_DTYPE if full else DEFAULT_DTYPES)[where.type]
     if dtypes:
         numbers = _some("dtypes", dtypes, known, f" of a {where.type}")
+    counts = _threads(threads)
+    if out.suffix == ".json" and len(counts) > 1:
+        raise typer.BadParameter(f"--out {out}: a file holds one run, --threads {threads} makes {len(counts)}")
+    partial = works != ",".join(WORKS) or bool(models or dtypes or without)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out the worker is ended
     well = True
-    for count in _threads(threads):
+    for count in counts:
         settings = Settings(
             str(where), count, grid, chosen, numbers,
             without=_words(without), minutes=minutes or (None if full else 10.0), least=2 if quick else repeats,
             most=2 if quick else max(repeats, MOST), hidden=QUICK_HIDDEN if quick else None,
         )  # fmt: skip
         described = environment.describe(count, where) | {"options": {"grid": grid, "minutes": settings.minutes}}
-        if where.type == "cpu":
+        if where.type == "cpu" and described["pinned_to"]:
             described["pinned_to"] = available_cores()[-count:]
-        record = Record(out / environment.file_of(described, grid), described)
-        record.write()
-        screen = console()
+        name = environment.file_of(described, grid, partial)
+        record, screen = Record(out if out.suffix == ".json" else out / name, described), console()
+        try:
+            record.write()
+        except OSError as error:
+            raise typer.BadParameter(f"--out {out}: {error}") from error
         try:
             well &= Run(settings, record, screen).perform()
         except KeyboardInterrupt:
@@ -98,7 +108,7 @@ def _device(name: str) -> torch.device:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _some(option: str, text: str, known: Sequence[str], of: str = "") -> tuple[str, ...]:
@@ -106,28 +116,32 @@ def _some(option: str, text: str, known: Sequence[str], of: str = "") -> tuple[s
     for word in words:
         if word not in known:
             raise typer.BadParameter(f"--{option}: {word!r} is none of {', '.join(known)}{of}")
+    if not words:
+        raise typer.BadParameter(f"--{option}: expected some of {', '.join(known)}{of}")
     return words
 
 
 def _models(text: str) -> tuple[str, ...]:
     words = _words(text)
     for word in words:
-        hidden = word.removeprefix("1x")
-        if word not in MODELS and not (word.startswith("1x") and hidden.isdigit() and int(hidden) > 0):
-            raise typer.BadParameter(f"--models: {word!r} is none of {', '.join(MODELS)}, nor 1xH with H units")
+        try:
+            config_of(word)
+        except ValueError as error:
+            raise typer.BadParameter(f"--models: {error}") from error
+    if not words:
+        raise typer.BadParameter(f"--models: expected {WORDS}")
     return words
 
 
 def _threads(text: str | None) -> tuple[int, ...]:
     most = len(available_cores())
     if text is None:
-        return (most,)
-    counts = []
-    for word in _words(text):
-        if not word.isdigit() or not 1 <= int(word) <= most:
+        return (min(most, torch.get_num_threads()),)
+    words, numbers = _words(text), [str(n) for n in range(1, most + 1)]
+    for word in words or ("",):
+        if word not in numbers:
             raise typer.BadParameter(f"--threads: {word!r} is none of 1 to {most}, the cores that this process may use")
-        counts.append(int(word))
-    return tuple(counts)
+    return tuple(map(int, words))
 
 
 if __name__ == "__main__":

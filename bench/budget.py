@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 ENOUGH = 0.7  # of a share, after which repetitions beyond the least end: other cells take more than theirs
-OVERRUN = 2.0  # shares that a cell may take for its least repetitions
+OVERRUN = 2.0  # shares that a cell may take for its checks, and for its least repetitions
 
 
 class Budget(NamedTuple):
@@ -35,6 +35,11 @@ class Budget(NamedTuple):
         return f"the {self.minutes:g} minutes were over"
 
     @property
+    def why_late(self) -> str:
+        """The reason that a contender was left out which there was no time to build and check."""
+        return f"no time left to prepare it in a run of {self.minutes:g} minutes"
+
+    @property
     def why_slow(self) -> str:
         """The reason that a contender was left out whose least repetitions take too long."""
         return f"too slow for a run of {self.minutes:g} minutes"
@@ -42,6 +47,15 @@ class Budget(NamedTuple):
     def over(self) -> bool:
         """Whether the run's time is over."""
         return time.monotonic() >= self.end
+
+    def from_now(self) -> Budget:
+        """The same for the repetitions: what checks have left of the share, and a quarter of it at the least."""
+        now = time.monotonic()
+        return self._replace(share=max(self.start + self.share - now, self.share / 4), start=now)
+
+    def late(self) -> bool:
+        """Whether so much of the time went into checks that no more should be begun."""
+        return time.monotonic() >= self.start + OVERRUN * self.share
 
     def enough(self) -> bool:
         """Whether there should be no more repetitions than the least."""

@@ -22,6 +22,7 @@ from fusedmdn import ops
 from .precision import TORCH, products
 
 WINDOWS = 6  # of a reader or a copy
+TOGETHER = 4  # runs on a GPU between two events, so that gaps between launches do not count
 SMALL, LARGE = 256, 2048  # rows and columns of matrices on the CPU: from, to
 LONG = 0.03  # seconds of a product, from which on eight times as long would be too long
 GPU_MATRIX = 8192
@@ -282,15 +283,16 @@ def _gpu_bandwidth(device: torch.device, size: int) -> Found:
 
 
 def _shortest(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of several runs, between two events around each."""
+    """Seconds of the fastest of several runs, a few of them at a time between two events."""
     run()
     times = []
     for _ in range(2 * WINDOWS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         start.record()
-        run()
+        for _ in range(TOGETHER):
+            run()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
+        times.append(start.elapsed_time(end) / 1e3 / TOGETHER)
     return min(times)

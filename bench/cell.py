@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from fusedmdn.ops.forced import PlanError
@@ -20,6 +20,7 @@ from .timing import Series, Timed, interleaved, quartered
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
+Told = TypeVar("Told")
 Key = tuple[str, str]  # a contender's name and dtype
 
 APART = "optimiser"  # the phase that is timed and shown, but not compared
@@ -58,6 +59,7 @@ class Contender:
         calls: units of work (steps, calls) that the phases do.
         warm_up: runs before the timing.
         plan: what it was planned to do, if it tells.
+        allocates: its memory comes from the machine's allocator while it runs, so that its peak can be told.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Contender:
     calls: int = 1
     warm_up: int = 1
     plan: Callable[[], Json] | None = None
+    allocates: bool = True
 
     @property
     def key(self) -> Key:
@@ -112,10 +115,11 @@ def measure(
     """The cell's results as JSON holds them; one that is missing, wrong or too slow gives its reason instead."""
     load, start = os.getloadavg(), time.monotonic()
     outcomes = {}
-    for contender in cell.contenders:
+    for contender in sorted(cell.contenders, key=lambda contender: contender.role != "ours"):
         say(f"{contender.name} {contender.dtype}: check")
         outcomes[contender.key] = check(contender, machine, budget, without)
     outcomes = affordable(cell.contenders, outcomes, budget)
+    budget = budget.from_now()
     ready = {
         key: Timed(outcome.prepared.phases, functools.partial(precision.products, key[1]))
         for key, outcome in outcomes.items()
@@ -130,7 +134,7 @@ def measure(
         peak = None
         if outcome.prepared is not None:
             say(f"{contender.name} {contender.dtype}: peak memory")
-            peak = peak_memory(machine, contender, outcome.prepared)
+            peak = told(lambda c=contender, p=outcome.prepared: peak_memory(machine, c, p))
         results.append(result(contender, cell.unit, times.get(key, {}), peak, outcome))
     machine.release()
     scale = SECONDS[cell.unit]
@@ -154,6 +158,9 @@ def check(contender: Contender, machine: Machine, budget: Budget, without: Seque
             return Outcome(None, reason=f"left out (--without {word})")
     if budget.over():
         return Outcome(None, reason=budget.why)
+    if contender.role != "ours" and budget.late():
+        return Outcome(None, reason=budget.why_late)
+    prepared = None
     try:
         with precision.products(contender.dtype):
             prepared = contender.prepare()
@@ -168,8 +175,10 @@ def check(contender: Contender, machine: Machine, budget: Budget, without: Seque
                 machine.time(prepared.phases)
                 seconds = time.monotonic() - start
     except Exception as trouble:  # whatever a peer raises is its reason; the others go on
+        outcome = blame(trouble)
+        del trouble, prepared  # and the memory that they hold
         machine.release()
-        return blame(trouble)
+        return outcome
     return Outcome(prepared, error, seconds=seconds)
 
 
@@ -188,12 +197,23 @@ def affordable(contenders: Sequence[Contender], outcomes: dict[Key, Outcome], bu
     outcomes, allowance = dict(outcomes), budget.allowance()
     peers = [c.key for c in contenders if c.role != "ours" and outcomes[c.key].prepared is not None]
     for key in sorted(peers, key=lambda key: -outcomes[key].seconds):
+        if budget.over():
+            outcomes[key] = outcomes[key]._replace(prepared=None, reason=budget.why)
+            continue
         if sum(outcome.seconds for outcome in outcomes.values()) * budget.least <= allowance:
             break
         outcome = outcomes[key]
         reason = f"{budget.why_slow}: one run takes {outcome.seconds:.1f} s"
         outcomes[key] = Outcome(None, outcome.error, reason)
     return outcomes
+
+
+def told(ask: Callable[[], Told]) -> Told | None:
+    """What is asked for beside the times; None where that fails, which is no reason to lose them."""
+    try:
+        return ask()
+    except Exception:
+        return None
 
 
 def peak_memory(machine: Machine, contender: Contender, prepared: Prepared) -> int | None:
@@ -204,8 +224,16 @@ def peak_memory(machine: Machine, contender: Contender, prepared: Prepared) -> i
             if name != APART:
                 phase()
 
+    if not contender.allocates:
+        return None
     with precision.products(contender.dtype):
         return machine.peak(run, prepared.clear)
+
+
+def plan_of(contender: Contender) -> Json | None:
+    """What it was planned to do, in its precision."""
+    with precision.products(contender.dtype):
+        return contender.plan() if contender.plan else None
 
 
 def result(contender: Contender, unit: str, times: Mapping[str, Series], peak: int | None, outcome: Outcome) -> Json:
@@ -231,5 +259,5 @@ def result(contender: Contender, unit: str, times: Mapping[str, Series], peak: i
         "tolerance": contender.tolerance,
         "reason": outcome.reason,
         "failed": outcome.failed,
-        "plan": contender.plan() if contender.plan and outcome.prepared is not None else None,
+        "plan": told(lambda: plan_of(contender)) if outcome.prepared is not None else None,
     }

@@ -50,9 +50,9 @@ def versions() -> dict[str, str | None]:
     return {"fusedmdn": __version__, **{name: version(name) for name in PACKAGES}, **of_cuda}
 
 
-def file_of(where: dict[str, Any], grid: str) -> str:
+def file_of(where: dict[str, Any], grid: str, partial: bool = False) -> str:
     """The name of a run's file: by device, threads and grid, so that none takes another's place."""
-    kind = "quick" if grid == "quick" else "gpu" if where["gpu"] else "cpu"
+    kind = "quick" if grid == "quick" else "partial" if partial else "gpu" if where["gpu"] else "cpu"
     words = [kind, slug(where["gpu"]["name"] if where["gpu"] else where["cpu"])]
     words += [] if where["gpu"] else [f"{where['threads']}t"]
     return "-".join([*words, *(["full"] if grid == "full" else [])]) + ".json"
@@ -77,9 +77,9 @@ def smi() -> str | None:
     try:
         done = subprocess.run(
             ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"],
-            check=True, capture_output=True, text=True,
+            check=True, capture_output=True, text=True, timeout=30,
         )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip()
 

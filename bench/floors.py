@@ -6,8 +6,9 @@ wait for one another, launches, calls, barriers. Those are why a contender lies 
 
 Bytes count against the memory's bandwidth only as far as the last cache cannot hold them. A cell is repeated, so what
 one call leaves in a cache of C bytes the next need not fetch, nor need that be written back: bytes - C go through the
-memory. What every pass has to read, wherever it lies, counts against the rate of reading just so many bytes again and
-again, where that was measured: the weights at each step of sampling, raw outputs and targets of the loss.
+memory. (On a GPU, whose L2 is emptied before every run, this floor is lower than it need be.) What every pass has to
+read, wherever it lies, counts against the rate of reading just so many bytes again and again, where that was measured:
+the weights at each step of sampling, raw outputs and targets of the loss.
 
 "time", in seconds, "multiply_adds" and "bytes", all that come and go at the least, are of a whole call, for sampling of
 a step. A floor is as true as its ceilings: rates that the best of many short windows reached, at another moment.
@@ -109,7 +110,7 @@ def _size(dtype: str) -> int:
 
 def _rate(dtype: str, ceilings: Ceilings) -> float | None:
     _size(dtype)
-    rate: float | None = ceilings["multiply_adds"].get(dtype)
+    rate: float | None = ceilings.get("multiply_adds", {}).get(dtype)
     return rate
 
 
@@ -121,7 +122,7 @@ def _beyond_cache(moved: int, ceilings: Ceilings) -> float:
 
 def _again(size: int, ceilings: Ceilings) -> float:
     """Seconds of reading so many bytes as often as before; 0 where that was not measured."""
-    rate = ceilings["reads"].get(str(size))
+    rate = ceilings.get("reads", {}).get(str(size))
     return size / rate if rate else 0.0
 
 

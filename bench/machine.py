@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from fusedmdn.ops import recycled
 
 Phases = Mapping[str, Callable[[], object]]
 
-PAUSE = 0.02  # seconds: worker threads of the contender before stop spinning
+# seconds: how long is looked whether threads still spin, the share of it that is as good as none, and the longest wait
+LOOK, IDLE, PATIENCE = 0.005, 0.1, 0.5
 SMALL, LARGE = 1 << 16, 1 << 25  # bytes from which glibc asks the system for a block and gives it back when freed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 TIMES_L2 = 2  # as large as the L2 cache is what is written to empty it
@@ -64,7 +66,7 @@ class Cpu:
 
     def time(self, phases: Phases) -> dict[str, tuple[float, float | None]]:
         """See `Machine.time`."""
-        time.sleep(PAUSE)
+        settle()
         taken: dict[str, tuple[float, float | None]] = {}
         for name, phase in phases.items():
             wall, cpu = time.perf_counter(), time.process_time()
@@ -74,6 +76,7 @@ class Cpu:
 
     def peak(self, run: Callable[[], object], clear: Callable[[], object]) -> int | None:
         """See `Machine.peak`; every block is given back when freed, so that the peak is that of live ones."""
+        recycled.clear()
         if not Path("/proc/self/clear_refs").exists() or not self.set_threshold(SMALL):
             return None
         try:
@@ -91,6 +94,16 @@ class Cpu:
         gc.collect()
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def settle() -> None:
+    """Wait until this process is idle: threads of the contender before spin, those of ONNX Runtime for 0.1 s."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(LOOK)
+        if time.process_time() - before < IDLE * LOOK:
+            return
 
 
 class Cuda:
@@ -129,8 +142,9 @@ class Cuda:
         return torch.cuda.max_memory_allocated() - before
 
     def release(self) -> None:
-        """See `Machine.release`."""
+        """See `Machine.release`; raises what a kernel has done to the device, after which nothing can run there."""
         gc.collect()
+        torch.cuda.synchronize()
         torch.cuda.empty_cache()
 
 

@@ -56,11 +56,6 @@ def build(name: str, hidden: int | None = None, **options: Any) -> FusedLSTMMDN:
         )
 
 
-def weight_bytes(model: FusedLSTMMDN, dtype: torch.dtype) -> int:
-    """Bytes of all weights in a dtype: what a step at batch 1 must read."""
-    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-
-
 def inputs_of(x: Tensor, below: list[Tensor], skip: bool) -> Tensor:
     """The next layer's input, from the network's and the outputs of the layers so far."""
     if not below:

@@ -25,4 +25,4 @@ def training(model: FusedLSTMMDN, B: int, dtype: torch.dtype) -> dict[str, Any]:
 def sampling(model: FusedLSTMMDN, B: int, dtype: torch.dtype) -> sampling_plans.Plan:
     """Of B sequences; raises RuntimeError where one is forced that does not fit."""
     sizes = model.num_layers, model.hidden_size, model.head.out_features, B
-    return sampling_plans.choose(*sizes, dtype, launch.device_of(model.head.weight))
+    return sampling_plans.choose(*sizes, dtype, launch.device_of(model.head.weight), tf32=tf32_allowed())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Json = dict[str, Any]
+ENDING = 60.0  # seconds that a process may take to end after its last word
 
 
 def available_cores() -> list[int]:
@@ -28,11 +29,13 @@ def pin(cores: list[int]) -> functools.partial[None] | None:
     return functools.partial(os.sched_setaffinity, 0, cores) if hasattr(os, "sched_setaffinity") else None
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Variables that libraries read when they are loaded."""
+def environment(threads: int, kind: str = "cpu") -> dict[str, str]:
+    """Variables that libraries read when they are loaded, for work on the CPU, or on a GPU ("cuda")."""
     count = str(threads)
     variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), count)
-    return {**os.environ, **variables, "JAX_PLATFORMS": "cpu"}  # JAX takes its threads from the cores it is pinned to
+    if kind == "cpu":
+        variables["JAX_PLATFORMS"] = "cpu"  # which takes its threads from the cores it is pinned to
+    return {**os.environ, **variables}
 
 
 def converse(
@@ -41,6 +44,7 @@ def converse(
     hear: Callable[[Json], None],
     *,
     threads: int,
+    kind: str = "cpu",
     cores: list[int] | None = None,
     silence: float,
 ) -> str | None:
@@ -52,11 +56,11 @@ def converse(
         What went wrong, in a line, or None.
     """
     reader, writer = os.pipe()
-    with tempfile.TemporaryFile("w+") as printed, os.fdopen(reader, "rb") as lines:
+    with tempfile.TemporaryFile("w+", errors="replace") as printed, os.fdopen(reader, "rb") as lines:
         process = subprocess.Popen(
             [*command, str(writer)],
             stdin=subprocess.PIPE, stdout=printed, stderr=printed, text=True, pass_fds=(writer,),
-            env=environment(threads), preexec_fn=None if cores is None else pin(cores), start_new_session=True,
+            env=environment(threads, kind), preexec_fn=None if cores is None else pin(cores), start_new_session=True,
         )  # fmt: skip
         os.close(writer)
         try:
@@ -65,9 +69,11 @@ def converse(
                 stdin.write(json.dumps(task))
             if not _heard(lines.fileno(), hear, silence):
                 return f"said nothing for {silence:g} s and was ended"
-            process.wait(silence)
+            process.wait(ENDING)
         except BrokenPipeError:
-            process.wait(silence)
+            process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            return f"did not end in {ENDING:g} s after its last word"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

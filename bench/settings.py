@@ -14,9 +14,8 @@ MODELS = ("A", "B", "C", "D")
 WEIGHT = {"training": 3.0, "loss": 1.0, "sampling": 1.0}  # of a cell, in the time that a run has
 HIDDEN = (128, 256, 512, 1024)  # of the grid, one layer
 BATCHES = (1, 16, 64, 256, 1024)  # of the grid
-GRIDS = ("default", "full", "quick")
-DTYPES = {"cpu": ("float32", "bf16"), "cuda": ("float32", "tf32", "bf16", "fp16")}
-EVERY_DTYPE = {"cpu": ("float32", "bf16", "fp16"), "cuda": DTYPES["cuda"]}
+DEFAULT_DTYPES = {"cpu": ("float32", "bf16"), "cuda": ("float32", "tf32", "bf16", "fp16")}
+EVERY_DTYPE = {"cpu": ("float32", "bf16", "fp16"), "cuda": DEFAULT_DTYPES["cuda"]}
 QUICK_HIDDEN = 16
 EQUAL, RAGGED, CLIPPED, PEEPHOLES = "equal", "ragged", "equal, clipped", "equal, peepholes"
 
@@ -47,7 +46,7 @@ class Settings:
     Attributes:
         device: as torch names it.
         threads: of the CPU.
-        grid: of `GRIDS`.
+        grid: "default", "full" or "quick".
         parts: what is measured.
         dtypes: of `precision.DTYPES`.
         without: contenders with these words in their names are left out.

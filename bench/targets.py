@@ -43,7 +43,7 @@ SAMPLING: dict[int, dict[str, tuple[float, float]]] = {  # B: peer in float32: o
     1: {
         "nn.LSTM loop": (12, 25),
         "nn.LSTMCell loop": (3, 7),
-        "TorchScript loop": (2.2, 4.5),
+        "TorchScript": (2.2, 4.5),
         "JAX scan": (1.1, 2.2),
         "ONNX Runtime": (1.15, 3),
     },
@@ -73,8 +73,8 @@ TARGETS: list[AtLeast | AtMost] = [
     training("equal", "nn.LSTM + eager loss", 1.0, aim=1.15),
     training("ragged", "nn.LSTM packed", 10),
     training("ragged", "nn.LSTM padded", 1.2),
-    training("equal, clipped", "written-out cell loop, hooks", 2),
-    training("equal, peepholes", "written-out cell loop, peepholes", 2),
+    training("equal, clipped", "written-out cell loop", 2),
+    training("equal, peepholes", "written-out cell loop", 2),
     AtMost("sampling", {"B": 1}, "float32", "floor", 1.15),
     AtMost("sampling", {"B": 1}, "bf16", "floor", 1.15),
 ]

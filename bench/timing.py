@@ -1,4 +1,7 @@
-"""Interleaved timing: a repetition runs every contender once, so that all share the machine's good and bad times."""
+"""Interleaved timing: a repetition runs every contender once, so that all share the machine's good and bad times.
+
+Every other repetition runs them in the opposite order: what one leaves behind does not always meet the same other.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def interleaved(
         for repetition in range(budget.most):
             if repetition >= budget.least and budget.enough():
                 break
-            for key, run in runs.items():
+            for key, run in list(runs.items()) if repetition % 2 == 0 else reversed(runs.items()):
                 if key in broken:
                     continue
                 say(key, f"repetition {repetition + 1}")

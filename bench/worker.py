@@ -1,8 +1,8 @@
 """`python -m bench.worker FD`: one part in a process of its own; what it finds goes line by line to the descriptor.
 
-It reads its task on its standard input: {"settings": …, "part": index, or null for the ceilings, "ceilings": …,
-"seconds": that the run still has, or null}. Lines are JSON: {"say": text}, {"cell": results}, {"left out": cell},
-{"ceilings": …}.
+It reads its task on its standard input: {"settings": …, "part": index, or null for the ceilings, "first": the cell to
+begin with, "ceilings": …, "seconds": that the run still has, or null}. Lines are JSON: {"say": text}, {"cell":
+results}, {"left out": cell}, {"ceilings": …}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,13 +45,14 @@ def main() -> None:
         gc.freeze()  # what is imported stays, and need not be looked at in every collection
         task = json.load(sys.stdin)
         settings = Settings.from_json(task["settings"])
-        warnings.simplefilter("error", ops.FallbackWarning)  # the reference is not what is to be timed
+        # The reference is not what is to be timed; a plan that falls back to another is.
+        warnings.filterwarnings("error", ".*runs the PyTorch reference", ops.FallbackWarning)
         machine = machine_of(torch.device(settings.device), settings.threads)
         if task["part"] is None:
             say = functools.partial(_say, send, "the machine's own rates")
             send({"ceilings": ceilings.measure(machine.device, settings.threads, read_sizes(settings), say)})
         else:
-            perform(settings, task["part"], task["ceilings"], task["seconds"], machine, send)
+            perform(settings, task["part"], task["first"], task["ceilings"], task["seconds"], machine, send)
 
 
 def read_sizes(settings: Settings) -> list[int]:
@@ -64,12 +66,15 @@ def read_sizes(settings: Settings) -> list[int]:
     return sorted(sizes)
 
 
-def perform(settings: Settings, index: int, rates: Json, seconds: float | None, machine: Machine, send: Send) -> None:
-    """Every cell of a part, as long as there is time."""
+def perform(
+    settings: Settings, index: int, first: int, rates: Json, seconds: float | None, machine: Machine, send: Send
+) -> None:
+    """Every cell of a part from the `first` on, as long as there is time."""
     part = settings.parts[index]
     end = None if seconds is None else time.monotonic() + seconds
     weight, rest = WEIGHT[part.work], sum(part.weight for part in settings.parts[index:])
-    for place, cell in enumerate(works.cells(part, settings, machine, rates)):
+    part = replace(part, setups=part.setups[first:])
+    for place, cell in enumerate(works.cells(part, settings, machine, rates), first):
         left = rest - weight * place
         budget = budget_of(settings.least, settings.most, settings.minutes, end, weight, left)
         name = title(cell.work, cell.model, cell.setup)

@@ -405,7 +405,7 @@ def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype)
     if torch.get_num_threads() == 1:
         return weight.to(dtype)
-    rounded, weight = torch.empty(weight.shape, dtype=dtype), weight.detach().contiguous()
+    rounded, weight = weight.new_empty(weight.shape, dtype=dtype), weight.detach().contiguous()
     for into, part in zip(rounded.view(-1).split(ALONE), weight.view(-1).split(ALONE), strict=True):
         into.copy_(part)
     return rounded

@@ -5,6 +5,7 @@ Every part has a process of its own: what a kernel breaks or hangs is that part'
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -45,11 +46,12 @@ def main(
         line = f"bench.gpu needs a GPU, and torch {torch.__version__} sees none: nothing was run"
         print(line, file=sys.stderr)
         raise typer.Exit(2)
-    machine, threads = cuda(), len(available_cores())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # on the way out a part's process is ended
+    machine, threads = cuda(), min(len(available_cores()), torch.get_num_threads())
     grid = "full" if full else "default"
     chosen = settings.parts(grid, "cuda", settings.WORKS, settings.models_of(grid))
     asked = settings.Settings(
-        str(machine.device), threads, grid, chosen, settings.DTYPES["cuda"], minutes=None if full else 10.0
+        str(machine.device), threads, grid, chosen, settings.DEFAULT_DTYPES["cuda"], minutes=None if full else 10.0
     )
     where = environment.describe(threads, machine.device) | {"options": {"grid": grid, "minutes": asked.minutes}}
     record, screen = Record(out / environment.file_of(where, grid), where), console()
@@ -67,7 +69,7 @@ def promises(
     done = record.run["parts"] = {}
     for name in names:
         start, found = time.monotonic(), {}
-        trouble = converse(command, {"part": name}, found.update, threads=threads, silence=limit)
+        trouble = converse(command, {"part": name}, found.update, threads=threads, kind="cuda", silence=limit)
         part = found.get("part") or {"trouble": "it had no results"}
         if trouble is not None:
             part = {**part, "trouble": f"its process {trouble}"}

@@ -18,6 +18,8 @@ from . import cuda_layers, torch_losses, torch_sampling, torch_training
 
 TORCH_SCRIPT = "TorchScript"
 LOOPS = ("nn.LSTM loop", "nn.LSTMCell loop", TORCH_SCRIPT, "torch.compile step", "CUDA graph of a step")  # step by step
+# whose memory on a GPU PyTorch's allocator does not see, or saw when a graph was captured
+UNSEEN = ("JAX", "JAX scan", "CUDA graph of a step", "torch.compile step")
 WARM_UP = {TORCH_SCRIPT: 5}  # runs until all is compiled; one of everybody else
 
 

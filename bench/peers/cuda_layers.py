@@ -125,12 +125,12 @@ class HasteTrainer(LayerTrainer):
     """haste_pytorch.LSTM, a module for each layer; its gates are in the order i, g, f, o, and its biases are one.
 
     Raises:
-        Cannot: not on CUDA, where it is a Python loop; or bf16 or fp16.
+        Cannot: not on CUDA, where it is a Python loop; or another dtype than float32.
     """
 
     def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str) -> None:
         only_cuda("haste", model.head.weight.device)
-        only_dtypes("haste's LSTM", dtype, ("float32", "tf32"))
+        only_dtypes("haste's LSTM", dtype, ("float32",))
         self.module = importlib.import_module("haste_pytorch").LSTM
         super().__init__(model, problem, dtype)
 

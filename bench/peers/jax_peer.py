@@ -171,7 +171,8 @@ class JaxSampler:
 class JaxTrainer:
     """value_and_grad of a scan for each layer, its input projection one product over all steps.
 
-    In bf16 and fp16 weights and inputs are cast inside the loss, so that gradients are float32; fp16 scales the loss.
+    In bf16 and fp16 weights and inputs are cast inside the loss, so that gradients are float32, and the recurrent ones
+    inside the loop, so that their gradients' sums over the steps are; fp16 scales the loss.
 
     Raises:
         Cannot: ragged sequences, TF32 on a CPU, or a device that JAX does not see.
@@ -203,7 +204,8 @@ class JaxTrainer:
         return Answer(float(loss) / self.scale, given)
 
     def _loss(self, p: Params, x: jax.Array, target: jax.Array) -> jax.Array:
-        p, x = {name: value.astype(self.dtype) for name, value in p.items()}, x.astype(self.dtype)
+        uncast = {name: value for name, value in p.items() if "weight_hh" in name}
+        p, x = {name: value.astype(self.dtype) for name, value in p.items()} | uncast, x.astype(self.dtype)
         outputs: list[jax.Array] = []
         for n in range(self.L):
             below = jnp.concatenate(inputs_of(x, outputs, self.skip), -1)
@@ -215,7 +217,7 @@ class JaxTrainer:
         weight = p[f"weight_hh_l{n}"]
 
         def body(state: Any, z: jax.Array) -> tuple[Any, jax.Array]:
-            h, c = gates(z + state[0] @ weight, state[1])
+            h, c = gates(z + state[0] @ weight.astype(self.dtype), state[1])
             return (h, c), h
 
         zero = jnp.zeros((below.shape[1], weight.shape[0]), self.dtype)
@@ -233,6 +235,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, raw: Tensor, target: Tensor, M: int) -> Tensor:
+        jax_device(raw.device)
         given = (jax.dlpack.from_dlpack(value.detach().flatten(0, -2)) for value in (raw, target))
         value, gradient = jax.block_until_ready(_value_and_grad(M)(*given))
         context.gradient = torch.from_dlpack(gradient).view_as(raw)

@@ -284,7 +284,8 @@ class GraphedLoop:
         return rows
 
     def _restarted(self, batch: int) -> Captured:
-        graph = self.captured(batch)
+        with torch.inference_mode(False), torch.no_grad():  # so that graphs of either mode can follow
+            graph = self.captured(batch)
         graph.restart()
         return graph
 

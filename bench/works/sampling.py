@@ -44,7 +44,7 @@ def cells(part: Part, settings: Settings, machine: Machine, ceilings: Json) -> I
         exact = functools.cache(functools.partial(exact_raw, model, x))
         contenders, found = [], {}
         for dtype in settings.dtypes:
-            contenders += list(_ours(model, dtype, batch, steps, kind))
+            contenders += list(_ours(model, dtype, batch, steps, kind, settings.grid))
             for name, made in samplers:
                 if made == dtype:
                     fewer = min(steps, LOOP_STEPS) if name in peers.LOOPS else steps
@@ -61,14 +61,14 @@ def _checked(make: Callable[..., Sampler], model: FusedLSTMMDN, dtype: str, thre
     return sampler
 
 
-def _ours(model: FusedLSTMMDN, dtype: str, batch: int, steps: int, kind: str) -> Iterator[Contender]:
-    """As it is by default; on a GPU also with each plan forced, so that its choice can be judged."""
+def _ours(model: FusedLSTMMDN, dtype: str, batch: int, steps: int, kind: str, grid: str) -> Iterator[Contender]:
+    """As it is by default; on a GPU, in the full grid, also with each plan forced, so that its choice can be judged."""
     ours = _our(model, "ours", dtype, "ours", batch, steps, None)
     if kind != "cuda":
         yield ours
         return
     yield replace(ours, plan=lambda: plans.sampling(model, batch, TORCH[dtype])._asdict())
-    for plan in PLANS:
+    for plan in PLANS if grid != "default" else ():
         yield _our(model, f"ours, {plan}", dtype, "variant", batch, steps, plan)
 
 
@@ -91,4 +91,5 @@ def _peer(
         run = functools.partial(sampler.sample, batch, steps)
         return Prepared({"sampling": run}, lambda: largest(sampler.raw(x), exact()))
 
-    return Contender(name, dtype, "peer", prepare, TOLERANCES[dtype], steps, peers.WARM_UP.get(name, 1))
+    seen = name not in peers.UNSEEN or x.device.type == "cpu"
+    return Contender(name, dtype, "peer", prepare, TOLERANCES[dtype], steps, peers.WARM_UP.get(name, 1), allocates=seen)

@@ -5,6 +5,7 @@ Every examination gives findings, one a line; one that raises gives its reason, 
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,8 @@ from .installation import C_COMPILER, REINSTALL, Finding, Problem
 from .specimens import CALLS, Sizes
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PATIENCE = 120.0  # seconds for an operator on a GPU, its compilations included
+PATIENCE = 300.0  # seconds for an operator on a GPU, its compilations included
+AT_ONCE = 4  # operators; each has a CUDA context, of some 500 MB
 NAMED = 3  # outputs of an operator that deviate
 LANGUAGES = {"cpu": "C++", "triton": "Triton", "reference": "PyTorch"}
 ON_REFERENCE = "runs the PyTorch reference"  # of a warning that repeats what the operator's line says
@@ -77,7 +79,8 @@ def _operators(title: str, device: torch.device, sizes: Sizes) -> Iterator[tuple
     if device.type == "cpu":
         yield from examinations.items()
         return
-    yield from side_by_side({name: partial(_found, title, name, call) for name, call in examinations.items()}, PATIENCE)
+    calls = {name: partial(_found, title, name, call) for name, call in examinations.items()}
+    yield from side_by_side(calls, PATIENCE, max(1, min(AT_ONCE, os.cpu_count() or 1)))
 
 
 def _found(part: str, name: str, examination: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -12,23 +12,32 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def side_by_side(calls: Mapping[str, Callable[[], T]], patience: float) -> Iterator[tuple[str, Callable[[], T]]]:
-    """For each call, as soon as all are begun, its name and what waits for its result.
+def side_by_side(
+    calls: Mapping[str, Callable[[], T]], patience: float, most: int
+) -> Iterator[tuple[str, Callable[[], T]]]:
+    """For each call its name and what waits for its result, `most` of them running at a time.
 
     Waiting raises RuntimeError if the process died, and TimeoutError if it took more than `patience` seconds from then
     on; it is then killed. Calls and results must be picklable; what a call raises is a death.
     """
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    begun = {}
-    try:
-        for name, call in calls.items():
+    left, begun = list(calls.items()), {}
+
+    def begin() -> None:
+        if left:
+            name, call = left.pop(0)
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_answer, args=(sender, call), daemon=True)
             process.start()
             sender.close()
             begun[name] = process, receiver
-        for name, (process, receiver) in begun.items():
-            yield name, partial(_result, process, receiver, patience)
+
+    try:
+        for _ in range(most):
+            begin()
+        for name in calls:
+            yield name, partial(_result, *begun[name], patience)
+            begin()
     finally:
         for process, _ in begun.values():
             process.kill()

@@ -38,7 +38,7 @@ def deviations(operator: str, device: torch.device, dtype: torch.dtype, sizes: S
     triton = _backend.in_use(operator, device.type, dtype) == "triton"
     plans: list[str | None] = [None]
     if triton and operator in FAMILY:
-        plans = [name for name, family in forced.FAMILY.items() if family == FAMILY[operator]]
+        plans += [name for name, family in forced.FAMILY.items() if family == FAMILY[operator]]
     found: dict[str, Deviation] = {}
     for full in (True,) if triton and dtype != torch.float32 else (False, True):
         inputs = Inputs(sizes, device, dtype, full)

@@ -40,7 +40,7 @@ constexpr int FIRST_ALONE = 512;      // runs done alone then; doubled every tim
 constexpr int LONGEST_ALONE = 1 << 16;
 constexpr int PUNCTUAL = 4096;        // and back to the first after so many runs in time
 
-// OpenMP's own entry, of GNU's library and of LLVM's: runs f(data) on a team of at most so many threads, the caller in it.
+// OpenMP's own entry, of GNU's library and of LLVM's: runs f(data) on a team of so many threads, the caller in it.
 using OpenMP = void (*)(void (*f)(void*), void* data, unsigned threads, unsigned flags);
 
 OpenMP openmp() {
@@ -105,7 +105,7 @@ void run_shared(int threads, Body body, void* context) {
     const OpenMP team = threads > 1 ? openmp() : nullptr;
     if (!team) return run_parallel(threads, body, context);
     Shared shared{body, context, threads, std::this_thread::get_id()};
-    team([](void* given) { static_cast<Shared*>(given)->work(); }, &shared, static_cast<unsigned>(threads), 0);
+    team([](void* given) { static_cast<Shared*>(given)->work(); }, &shared, 0, 0);  // 0: as many as PyTorch takes, else OpenMP would end some and begin them anew
 }
 
 struct Team {

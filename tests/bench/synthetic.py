@@ -8,7 +8,7 @@ from bench.results import percentiles
 SAMPLERS = {
     "nn.LSTM loop": 8.0,
     "nn.LSTMCell loop": 4.0,
-    "TorchScript loop": 3.2,
+    "TorchScript": 3.2,
     "torch.compile step": 2.5,
     "JAX scan": 1.15,
     "ONNX Runtime": 1.6,
@@ -145,8 +145,8 @@ def realistic(seed=0, threads=1, dtypes=("float32", "bf16"), gpu=None, repeats=9
                    repeats, 800.0)
             for lengths, names in {
                 "ragged": {"nn.LSTM padded": 1.5, "nn.LSTM packed": 5.0, "JAX": 1.9},
-                "equal, clipped": {"written-out cell loop, hooks": 1.7, "nn.LSTMCell loop": 1.3},
-                "equal, peepholes": {"written-out cell loop, peepholes": 1.6, "nn.LSTMCell loop": 1.3},
+                "equal, clipped": {"written-out cell loop": 1.7, "nn.LSTMCell loop": 1.3},
+                "equal, peepholes": {"written-out cell loop": 1.6, "nn.LSTMCell loop": 1.3},
             }.items()
         ),
     ]  # fmt: skip

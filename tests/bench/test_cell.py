@@ -1,7 +1,9 @@
 """Cells: timed in turn, right before fast, as long as there is time."""
 
+import dataclasses
 import itertools
 import math
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from fusedmdn.ops.forced import PlanError
 
 from bench.budget import Budget, budget_of
 from bench.cell import Cannot, Cell, Contender, Prepared, affordable, check, measure, title
-from bench.machine import Cpu
+from bench.machine import Cpu, settle
 from bench.timing import Timed, interleaved, quartered
 
 
@@ -55,7 +57,7 @@ def test_a_repetition_runs_every_contender_in_turn():
     ran = []
     phases = {name: Timed({"run": lambda name=name: ran.append(name)}, torch.no_grad) for name in "abc"}
     times, broken = interleaved(phases, Ticks(), Budget(3, 3))
-    assert ran == list("abcabcabc")
+    assert ran == list("abccbaabc")  # every other time in the opposite order
     assert not broken
     assert times["b"]["run"].wall == [2, 5, 8]
     assert times["b"]["run"].cpu == [0.5] * 3
@@ -194,6 +196,51 @@ def test_the_slowest_peers_make_room_and_ours_never():
     slow = "too slow for a run of 5 minutes: one run takes {} s".format
     assert reasons(150) == [None, None, None, slow("30.0")]
     assert reasons(1) == [None, slow("20.0"), slow("1.0"), slow("30.0")]
+    over = affordable(contenders, outcomes, Budget(2, 2, 1.0, end=time.monotonic() - 1, minutes=5))
+    assert [outcome.reason for outcome in over.values()] == [None] + ["the 5 minutes were over"] * 3
+
+
+def test_checks_end_with_the_share_and_ours_are_the_first():
+    checked = []
+
+    def slow(name, role):
+        def prepare():
+            checked.append(name)
+            time.sleep(0.05)
+            return Prepared({"run": lambda: None}, lambda: 0.0)
+
+        return Contender(name, "float32", role, prepare, 1e-3)
+
+    budget = Budget(1, 1, 0.05, time.monotonic() + 60, time.monotonic(), 7)
+    contenders = [slow("a", "peer"), slow("b", "peer"), slow("c", "peer"), slow("ours", "ours")]
+    results = measure(cell(*contenders), Ticks(), budget)["results"]
+    assert checked[0] == "ours"
+    assert [result["contender"] for result in results] == ["a", "b", "c", "ours"]
+    assert results[2]["reason"] == "no time left to prepare it in a run of 7 minutes"
+    assert results[3]["values"]
+
+
+@pytest.mark.parametrize("broken", ["peak", "plan"])
+def test_what_is_told_beside_the_times_may_fail(monkeypatch, broken):
+    machine = Ticks()
+    if broken == "peak":
+        monkeypatch.setattr(machine, "peak", lambda run, clear: 1 / 0)
+    given = contender(plan=(lambda: 1 / 0) if broken == "plan" else (lambda: {"name": "rows"}))
+    (result,) = measure(cell(given), machine, TWICE)["results"]
+    assert result["values"]
+    assert (result["peak_memory"], result["plan"]) == ((None, {"name": "rows"}) if broken == "peak" else (7, None))
+
+
+def test_a_peak_that_the_allocator_does_not_see_is_not_told():
+    (result,) = measure(cell(contender(allocates=False)), Ticks(), TWICE)["results"]
+    assert result["peak_memory"] is None
+
+
+def test_the_plan_is_asked_for_in_the_contenders_precision():
+    plan = {"plan": lambda: {"tf32": torch.backends.cuda.matmul.fp32_precision}}
+    given = dataclasses.replace(contender(**plan), dtype="tf32")
+    (result,) = measure(cell(given), Ticks(), TWICE)["results"]
+    assert result["plan"] == {"tf32": "tf32"}
 
 
 def test_the_plan_is_told_of_what_was_timed():
@@ -239,6 +286,21 @@ def test_a_processors_time_and_peak_memory():
     for live in (1, 3):  # so many blocks at once
         peak = machine.peak(lambda live=live: kept.extend(torch.ones(size // 4) for _ in range(live)), kept.clear)
         assert peak == pytest.approx(live * size, rel=0.05)
+
+
+def test_nothing_is_timed_while_threads_of_the_one_before_spin():
+    def spin(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    thread = threading.Thread(target=spin, args=(0.15,))
+    thread.start()
+    settle()
+    assert not thread.is_alive()
+    start = time.monotonic()
+    settle()
+    assert time.monotonic() - start < 0.1
 
 
 def test_what_a_run_leaves_behind_does_not_hide_the_next():

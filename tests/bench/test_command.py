@@ -1,20 +1,24 @@
 """`python -m bench`: a quick run end to end, and options that do not fit."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from bench import __main__ as command
-from bench import environment
+from bench import environment, processes
 from bench import run as runner
+from bench.processes import converse
 from bench.record import Record
 from bench.results import files
 from bench.screen import console
+from bench.settings import Settings
 
 from ..conftest import ROOT
 
@@ -112,15 +116,19 @@ def invoke(*words):
         (["--threads", "4096"], "--threads: '4096' is none of 1 to"),
         (["--threads", "0"], "--threads: '0' is none of 1 to"),
         (["--works", "sampling,cooking"], "--works: 'cooking' is none of training, loss, sampling"),
-        (["--models", "Z"], "--models: 'Z' is none of A, B, C, D, nor 1xH with H units"),
-        (["--models", "1x0"], "--models: '1x0' is none of"),
+        (["--models", "Z"], "--models: model must be one of A, B, C, D or 1xH, as 1x128, got 'Z'"),
+        (["--models", "1x0"], "--models: model must be one of A, B, C, D or 1xH, as 1x128, got '1x0'"),
+        (["--models", ","], "--models: expected some of A, B, C, D, and 1xH"),
+        (["--threads", ","], "--threads: '' is none of 1 to"),
+        (["--threads", "²"], "--threads: '²' is none of 1 to"),
+        (["--dtypes", ","], "--dtypes: expected some of float32, bf16"),
         (["--dtypes", "tf32", "--device", "cpu"], "--dtypes: 'tf32' is none of float32, bf16, fp16 of a cpu"),
         (["--device", "meta"], "--device meta: expected one of cpu, cuda"),
         (["--device", "nonsense"], "--device nonsense cannot be used"),
         (["--full", "--quick"], "--full and --quick exclude each other"),
         (["--repeats", "0"], "Invalid value for '--repeats'"),
         (["--minutes", "0"], "Invalid value for '--minutes'"),
-        (["--works", ","], "nothing of these is in the default grid"),
+        (["--works", ","], "--works: expected some of training, loss, sampling"),
     ],
 )
 def test_options_that_do_not_fit(words, message, tmp_path):
@@ -128,6 +136,13 @@ def test_options_that_do_not_fit(words, message, tmp_path):
     assert code == 2
     assert message in printed
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    code, printed = invoke("--quick", "--device", "cpu", "--out", str(tmp_path / "file" / "results"))
+    assert code == 2
+    assert "Not a directory" in printed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -138,9 +153,7 @@ def test_no_gpu():
 
 
 def given(path, minutes=10.0):
-    chosen = runner.Settings(
-        "cpu", 1, "quick", command.parts("quick", "cpu", ("loss",), ("B",)), ("float32",), (), minutes
-    )
+    chosen = Settings("cpu", 1, "quick", command.parts("quick", "cpu", ("loss",), ("B",)), ("float32",), (), minutes)
     return runner.Run(chosen, Record(path, {}), console())
 
 
@@ -171,6 +184,7 @@ def test_a_part_that_dies_is_told_and_the_rest_kept(monkeypatch, tmp_path, capsy
     assert run["ceilings"] == {"bandwidth": 1}
     assert [cell["setup"] for cell in run["cells"]] == [{"rows": 4}]
     assert run["troubles"] == {"loss": "killed by signal 9 (SIGKILL): out of memory?"}
+    assert run["left_out"] == []
     assert "loss: killed by signal 9 (SIGKILL): out of memory?" in capsys.readouterr().out
     assert [*tmp_path.iterdir()] == [path]
 
@@ -208,4 +222,52 @@ def test_a_runs_file_is_its_own():
     where = {"gpu": None, "cpu": "A (B) 9", "threads": 2}
     names = {environment.file_of(where, grid) for grid in ("default", "full", "quick")}
     assert names == {"cpu-a-b-9-2t.json", "cpu-a-b-9-2t-full.json", "quick-a-b-9-2t.json"}
+    assert environment.file_of(where, "default", partial=True) == "partial-a-b-9-2t.json"
     assert environment.file_of({**where, "gpu": {"name": "NVIDIA X"}}, "full") == "gpu-nvidia-x-full.json"
+
+
+THREE = """
+import json, os, sys
+out, task = os.fdopen(int(sys.argv[-1]), "w"), json.load(sys.stdin)
+for place in range(task["first"], 3 if task["part"] is not None else 0):
+    print(json.dumps({"say": f"cell {place}"}), file=out, flush=True)
+    if place == 1: os.abort()
+    print(json.dumps({"left out": f"cell {place}"}), file=out, flush=True)
+"""
+
+
+def test_after_a_death_the_next_cells_have_their_turn(monkeypatch, tmp_path):
+    speak(monkeypatch, THREE)
+    run = given(tmp_path / "run.json")
+    part = dataclasses.replace(run.settings.parts[0], setups=({"n": 0}, {"n": 1}, {"n": 2}))
+    run.settings = dataclasses.replace(run.settings, parts=(part,))
+    assert not run.perform()
+    assert run.record.run["left_out"] == ["cell 0", "loss, n 1: its process died", "cell 2"]
+    assert run.record.run["troubles"] == {"loss": "killed by signal 6 (SIGABRT) (at cell 1)"}
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on(monkeypatch, tmp_path, capsys):
+    speak(monkeypatch, ANSWER.replace("MESSAGE", repr({"cell": CELL})))
+    run = given(tmp_path / "run.json")
+    monkeypatch.setattr(run.record, "write", mock.Mock(side_effect=OSError(28, "No space left on device")))
+    assert run.perform()
+    assert "was not written: [Errno 28] No space left on device" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_worker_without_ceilings_has_no_floors(tmp_path):
+    """As after a part of ceilings that died."""
+    chosen = command.parts("quick", "cpu", ("loss", "sampling"), ("C",))
+    settings = Settings("cpu", 1, "quick", chosen, ("float32",), (), None, 1, 1, 16)
+    for index in range(2):
+        task = {"settings": settings.as_json(), "part": index, "first": 0, "ceilings": {}, "seconds": None}
+        heard = []
+        assert converse(runner.WORKER, task, heard.append, threads=1, silence=120.0) is None
+        cells = [message["cell"] for message in heard if "cell" in message]
+        assert cells
+        assert all(cell["floors"] == {} for cell in cells)
+
+
+def test_jax_is_kept_from_a_gpu_on_the_cpu_alone(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert processes.environment(1)["JAX_PLATFORMS"] == "cpu"
+    assert "JAX_PLATFORMS" not in processes.environment(1, "cuda")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import results
+from bench import chart, peers, results
 from bench.judge import asked, judge, lost, standings
 from bench.results import Run, find, ratio
 from bench.targets import MODEL, TARGETS, AtLeast
@@ -74,7 +74,8 @@ def test_targets_are_judged(cells):
     outcomes = {}
     for target, measured, outcome in judge([made(cells)]):
         peer = target.peer if isinstance(target, AtLeast) else target.of
-        outcomes[target.work, target.setup.get("B"), target.dtype, peer] = outcome, measured
+        kind = target.setup.get("lengths", target.setup.get("B"))
+        outcomes[target.work, kind, target.dtype, peer] = outcome, measured
     assert outcomes["sampling", 1, "float32", "nn.LSTM loop"][0] == "met"
     assert outcomes["sampling", 1, "float32", "JAX scan"][0] == "missed"
     bf16, measured = outcomes["sampling", 1, "bf16", "nn.LSTM loop"]  # ours in bf16, the peer in float32
@@ -83,7 +84,7 @@ def test_targets_are_judged(cells):
     assert outcomes["sampling", 64, "float32", "JAX scan"] == ("not measured", None)
     assert outcomes["loss", None, "float32", "eager"][0] == "met"
     assert outcomes["loss", None, "float32", "raw"] == ("missed", (1.5, None))
-    assert outcomes["training", 32, "float32", "nn.LSTM + eager loss"] == ("met", (1.2, 1.2))
+    assert outcomes["training", "equal", "float32", "nn.LSTM + eager loss"] == ("met", (1.2, 1.2))
     assert outcomes["sampling", 1, "float32", "floor"] == ("met", (pytest.approx(1.05), pytest.approx(1.0)))
     assert outcomes["sampling", 1, "bf16", "floor"][0] == "missed"
     assert len(outcomes) == len(TARGETS) == 38
@@ -163,3 +164,10 @@ def test_damaged_files_are_named(tmp_path, text, line):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(results.DamagedError, match=r"none\.json: cannot be read"):
         results.load(tmp_path / "none.json")
+
+
+def test_every_peer_that_is_asked_about_or_drawn_is_one():
+    known = {name for lists in (peers.training, peers.ragged, peers.written_out, peers.sampling, peers.losses)
+             for device in ("cpu", "cuda") for name in lists(device)}  # fmt: skip
+    assert {target.peer for target in TARGETS if isinstance(target, AtLeast)} <= known
+    assert set(chart.KNOWN) - {"ours"} <= known

@@ -20,7 +20,7 @@ def test_every_result_or_what_became_of_it():
         "hangs": partial(time.sleep, 600),
     }
     start, results = time.monotonic(), {}
-    for name, result in side_by_side(calls, 8.0):
+    for name, result in side_by_side(calls, 8.0, 2):
         try:
             results[name] = result()
         except (RuntimeError, TimeoutError) as error:
@@ -34,11 +34,17 @@ def test_every_result_or_what_became_of_it():
     assert time.monotonic() - start < 60
 
 
-def test_they_run_at_the_same_time():
-    start = time.monotonic()
-    for _, result in side_by_side(dict.fromkeys("abcd", partial(time.sleep, 2.0)), 60.0):
-        result()
-    assert time.monotonic() - start < 7
+def lifetime(seconds):
+    start = time.time()
+    time.sleep(seconds)
+    return start, time.time()
+
+
+def test_so_many_run_at_the_same_time():
+    lives = [result() for _, result in side_by_side(dict.fromkeys("abcd", partial(lifetime, 3.0)), 60.0, 2)]
+    assert lives[0][0] < lives[1][1]  # the first two overlap,
+    assert lives[1][0] < lives[0][1]
+    assert all(later[0] > lives[0][1] for later in lives[2:])  # and no third begins before one has ended
 
 
 def test_operators_of_a_gpu_are_examined_so(monkeypatch):

@@ -50,7 +50,7 @@ def program(request, tmp_path_factory):
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, [*reversed(setup["JOBS"]), (CHECK, "", [])]))
-    gcc(*objects, *sanitize, "-pthread", "-o", folder / "check")
+    gcc(*objects, *sanitize, "-pthread", "-ldl", "-o", folder / "check")
     return folder / "check", arguments
 
 
