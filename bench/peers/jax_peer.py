@@ -172,7 +172,8 @@ class JaxTrainer:
     """value_and_grad of a scan for each layer, its input projection one product over all steps.
 
     In bf16 and fp16 weights and inputs are cast inside the loss, so that gradients are float32, and the recurrent ones
-    inside the loop, so that their gradients' sums over the steps are; fp16 scales the loss.
+    inside the loop, so that their gradients' sums over the steps are; biases are added, and the likelihood computed, in
+    float32; fp16 scales the loss.
 
     Raises:
         Cannot: ragged sequences, TF32 on a CPU, or a device that JAX does not see.
@@ -204,14 +205,15 @@ class JaxTrainer:
         return Answer(float(loss) / self.scale, given)
 
     def _loss(self, p: Params, x: jax.Array, target: jax.Array) -> jax.Array:
-        uncast = {name: value for name, value in p.items() if "weight_hh" in name}
+        uncast = {name: value for name, value in p.items() if "weight_hh" in name or "bias" in name}
         p, x = {name: value.astype(self.dtype) for name, value in p.items()} | uncast, x.astype(self.dtype)
         outputs: list[jax.Array] = []
         for n in range(self.L):
             below = jnp.concatenate(inputs_of(x, outputs, self.skip), -1)
             outputs.append(self._layer(p, n, below))
         top = jnp.concatenate(outputs, -1) if self.skip else outputs[-1]
-        return self.scale * nll(top @ p["head.weight"] + p["head.bias"], target, self.M)
+        raw = (top @ p["head.weight"] + p["head.bias"]).astype(jnp.float32)
+        return self.scale * nll(raw, target, self.M)
 
     def _layer(self, p: Params, n: int, below: jax.Array) -> jax.Array:
         weight = p[f"weight_hh_l{n}"]
@@ -221,7 +223,8 @@ class JaxTrainer:
             return (h, c), h
 
         zero = jnp.zeros((below.shape[1], weight.shape[0]), self.dtype)
-        projected = below @ p[f"weight_ih_l{n}"] + p[f"bias_ih_l{n}"] + p[f"bias_hh_l{n}"]
+        projected = below @ p[f"weight_ih_l{n}"] + (p[f"bias_ih_l{n}"] + p[f"bias_hh_l{n}"])
+        projected = projected.astype(self.dtype)
         return lax.scan(body, (zero, zero), projected)[1]
 
 

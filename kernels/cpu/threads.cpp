@@ -105,7 +105,8 @@ void run_shared(int threads, Body body, void* context) {
     const OpenMP team = threads > 1 ? openmp() : nullptr;
     if (!team) return run_parallel(threads, body, context);
     Shared shared{body, context, threads, std::this_thread::get_id()};
-    team([](void* given) { static_cast<Shared*>(given)->work(); }, &shared, 0, 0);  // 0: as many as PyTorch takes, else OpenMP would end some and begin them anew
+    // 0: as many as PyTorch takes; of another number OpenMP would end some, and begin them anew for PyTorch
+    team([](void* given) { static_cast<Shared*>(given)->work(); }, &shared, 0, 0);
 }
 
 struct Team {

@@ -13,9 +13,10 @@ using Body = void (*)(void* context, int part, int parts);
 void run_parallel(int threads, Body body, void* context);
 
 // The same on the threads of the OpenMP that PyTorch works with, where the process has loaded one for all to see, and has
-// not been forked since it loaded this: for kernels that run between PyTorch's own operations, after each of which those
-// threads spin for milliseconds, on the very cores that threads of ours would need. Three layers of 400 units, T = 100,
-// B = 16 on two cores: a training step takes 245 ms on threads of our own, 195 ms on these (medians).
+// not been forked since it loaded this (forked before, by a parent that had used them, PyTorch itself could not use them).
+// For kernels that run between PyTorch's own operations, after each of which those threads spin for milliseconds, on the
+// very cores that threads of ours would need. Three layers of 400 units, T = 100, B = 16 on two cores: a training step takes
+// 245 ms on threads of our own, 195 ms on these (medians; commits b7fa28b and b445013).
 void run_shared(int threads, Body body, void* context);
 
 // Threads that work together on parts of a few microseconds each. `run_team` is a fork and a join; waiting threads spin, then

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from unittest import mock
@@ -271,3 +272,11 @@ def test_jax_is_kept_from_a_gpu_on_the_cpu_alone(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     assert processes.environment(1)["JAX_PLATFORMS"] == "cpu"
     assert "JAX_PLATFORMS" not in processes.environment(1, "cuda")
+
+
+def test_the_readmes_commands_have_their_options():
+    lines = re.findall(r"^    python -m bench (.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) >= 2
+    _, shown = invoke("--help")
+    for option in (word for line in lines for word in line.split() if word.startswith("-")):
+        assert option in shown
