@@ -21,11 +21,17 @@ from .screen import console
 from .settings import DEFAULT_DTYPES, EVERY_DTYPE, QUICK_HIDDEN, WORKS, Settings, models_of, parts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+HELP = (  # in one piece: typer would keep a docstring's line breaks
+    "Training steps, the loss alone and sampling, against every peer that is installed, and the machine's own floor. "
+    "Each contender's outputs and gradients are compared with a float64 reference before it is timed; one that is "
+    "wrong, missing or unable is shown with its reason. `python -m bench.report` makes a page of the results. Exit "
+    "code: 0; 1 if one of ours was wrong or a part's process died; 2 for arguments that do not fit."
+)
 MOST = 10  # repetitions, if there is time
 WORDS = f"some of {', '.join(CONFIGS)}, and 1xH for one layer of H units"
 
 
-@app.command()
+@app.command(help=HELP)
 def bench(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")] = "auto",
     full: Annotated[bool, typer.Option("--full", help="The whole grid, as long as it takes: hours.")] = False,
@@ -47,11 +53,7 @@ def bench(
         Path, typer.Option(help="A JSON file, or a directory of them; a partial run's own name there is partial-….")
     ] = Path("bench/results"),
 ) -> None:
-    """Training steps, the loss alone and sampling, against every peer that is installed, and the machine's own floor.
-
-    Each contender's outputs and gradients are compared with a float64 reference before it is timed; one that is wrong,
-    missing or unable is shown with its reason. `python -m bench.report` makes a page of the results.
-    """
+    """Measure; see HELP."""
     if full and quick:
         raise typer.BadParameter("--full and --quick exclude each other")
     where = _device(device)

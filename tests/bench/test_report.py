@@ -293,3 +293,10 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert path.read_text() == "before"
     report.write(path, "after")
     assert path.read_text() == "after"
+
+
+def test_the_committed_page_is_that_of_the_committed_results(tmp_path):
+    assert report.main(["--results", str(ROOT / "bench/results"), "--out", str(tmp_path / "benchmark.md")]) == 0
+    made = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    docs = [ROOT / "docs/benchmark.md", *(ROOT / "docs/benchmark").iterdir()]
+    assert made == {path.relative_to(ROOT / "docs"): path.read_bytes() for path in docs}
