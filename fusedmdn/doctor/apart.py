@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -47,13 +47,12 @@ def _answer(sender: Connection, call: Callable[[], T]) -> None:
     sender.send(call())
 
 
-def _result(process: BaseProcess, receiver: Connection, patience: float) -> T:
+def _result(process: BaseProcess, receiver: Connection, patience: float) -> Any:
     if not receiver.poll(patience):
         process.kill()
         raise TimeoutError(f"it did not end in {patience:g} s")
     try:
-        found: T = receiver.recv()
+        return receiver.recv()
     except EOFError:
         process.join()
         raise RuntimeError(f"its process ended with exit code {process.exitcode}") from None
-    return found
