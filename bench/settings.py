@@ -10,7 +10,6 @@ from typing import Any
 Setup = dict[str, Any]
 
 WORKS = ("training", "loss", "sampling")
-MODELS = ("A", "B", "C", "D")
 WEIGHT = {"training": 3.0, "loss": 1.0, "sampling": 1.0}  # of a cell, in the time that a run has
 HIDDEN = (128, 256, 512, 1024)  # of the grid, one layer
 BATCHES = (1, 16, 64, 256, 1024)  # of the grid
@@ -82,7 +81,7 @@ class Settings:
 def parts(grid: str, kind: str, works: Sequence[str], models: Sequence[str]) -> tuple[Part, ...]:
     """All parts of a grid on a kind of device ("cpu", "cuda"), the telling ones first.
 
-    `models` are of `MODELS`, or one layer of H units as "1xH".
+    `models` are of `models.CONFIGS`, or one layer of H units as "1xH".
     """
     makers = {"training": _training, "loss": _loss, "sampling": _sampling}
     found = []

@@ -428,7 +428,10 @@ def change(path, old, new):
 
 
 def start(project, *words):
-    command = [sys.executable, "-m", "bench.compare", *words]
+    """The command; Ctrl-C reaches it even where this is a background job, to whose children it would not."""
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}\nfrom bench.compare.__main__ import app\napp()"
+    command = [sys.executable, "-c", code, *words]
     return subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -471,7 +474,10 @@ def test_stopped_while_it_builds(project, number, code):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(number)
-    process.communicate()
+    try:
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == code
     assert_nothing_left(project)
     written = building.stat().st_size
