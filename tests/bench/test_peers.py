@@ -304,7 +304,7 @@ def test_another_order_of_gates_is_seen(installed):
         ("FlashRNN", "float32", "FlashRNN's cuda_fused has no float32, only tf32, bf16, fp16"),
         ("FlashRNN", "bf16", "FlashRNN's fused kernels take multiples of 16 hidden units, not 12"),
         ("FlashRNN, alternating", "tf32", "FlashRNN's cuda has no tf32, only float32, bf16, fp16"),
-        ("haste", "bf16", "haste's LSTM has no bf16, only float32, tf32"),
+        ("haste", "bf16", "haste's LSTM has no bf16, only float32"),
         ("TorchRL Triton", "fp16", "TorchRL's Triton backend has no fp16, only float32, tf32, bf16"),
     ],
 )
