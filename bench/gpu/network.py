@@ -10,6 +10,7 @@ from fusedmdn.ops.reference import END
 from torch import Tensor
 
 from fusedmdn import FusedLSTMMDN, ops
+from fusedmdn.doctor.compared import same_choice
 
 from .. import plans
 from ..models import build
@@ -109,7 +110,7 @@ class Network:
         counts = [name for name in ("lengths", "drawn", "done") if not torch.equal(drawn[name], exact[name])]
         if counts:
             raise Wrong(f"not as the rows say: {counts}")
-        ours, theirs = (alike(rows, exact["points"]) for rows in (points, same["points"]))
+        ours, theirs = (same_choice(rows, exact["points"]) for rows in (points, same["points"]))
         other, rows = int((~ours).sum()), int(drawn["drawn"].sum())
         allowed = 1 + rows // 50 + 2 * int((~theirs).sum())
         if other > allowed:
@@ -124,8 +125,3 @@ class Network:
 def named(state: ops.GenerateState) -> Outputs:
     """All of a state but seed and first index."""
     return {name: value for name, value in state._asdict().items() if name not in ("seed", "first_index")}
-
-
-def alike(a: Tensor, b: Tensor) -> Tensor:
-    """Rows (..., I) of the same pen and the same component."""
-    return (a[..., 2:] == b[..., 2:]).all(-1) & ((a - b)[..., :2].abs().amax(-1) < 0.1)

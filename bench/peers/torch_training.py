@@ -16,16 +16,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from fusedmdn import FusedLSTMMDN
 
 from ..cell import Cannot
-from ..models import CellStack, LSTMStack, copied, copy_weights, inputs_of
+from ..models import CellStack, LSTMStack, copy_weights, inputs_of
 from ..problems import Problem
 from . import compiling
+from .layers import LayerTrainer
 from .torch_losses import compiled_mean, eager_mean, mean_over
 from .training import TorchTrainer, row_weights
 
 COMPILED = None, "loss", "all"
-OWN = (
-    itertools.count()
-)  # a constant of each scripted module: modules alike would share what is compiled for one's dtype
+OWN = itertools.count()  # a constant of each scripted module: those alike would share what is compiled for one's dtype
 
 
 class LSTMTrainer(TorchTrainer):
@@ -172,7 +171,7 @@ class ScriptedTrainer(TorchTrainer):
         return self.mean(self.net(self.x), self.target)
 
 
-class WrittenCellTrainer(TorchTrainer):
+class WrittenCellTrainer(LayerTrainer):
     """A loop over a cell written out with F.linear, as peepholes or clipping at every step make one write it.
 
     The clipping is a hook on the pre-activations. Layers run one after the other, so that a layer's input projection is
@@ -185,29 +184,16 @@ class WrittenCellTrainer(TorchTrainer):
     def __init__(self, model: FusedLSTMMDN, problem: Problem, dtype: str) -> None:
         if model.peephole and model.clip_gates is not None:
             raise Cannot("the written-out cell has peepholes or clips, not both")
-        self.skip, self.layers, self.H = model.skip, model.num_layers, model.hidden_size
-        self.M, self.peephole = model.num_mixtures, model.peephole
-        parameters = copied(model)
-        super().__init__(parameters, dtype)
-        self.x, self.target = problem.x, problem.target
+        super().__init__(model, problem, dtype)
+        self.peephole = model.peephole
         self.bound = None if model.clip_gates is None else model.clip_gates * self.scale  # of scaled gradients
-        self.mean = mean_over(row_weights(problem), model.num_mixtures)
-
-    def loss(self) -> Tensor:
-        """See `TorchTrainer.loss`."""
-        outputs: list[Tensor] = []
-        for n in range(self.layers):
-            outputs.append(self._layer(n, inputs_of(self.x, outputs, self.skip)))
-        top = torch.cat(outputs, -1) if self.skip else outputs[-1]
-        return self.mean(F.linear(top, self.parameters["head.weight"], self.parameters["head.bias"]), self.target)
 
     def _layer(self, n: int, below: Tensor) -> Tensor:
-        p = self.parameters
-        projected = F.linear(below, p[f"weight_ih_l{n}"], p[f"bias_ih_l{n}"])
+        projected = F.linear(below, self.p[f"weight_ih_l{n}"], self.p[f"bias_ih_l{n}"])
         h, c = (below.new_zeros(below.shape[1], self.H) for _ in "hc")
         outputs = []
         for z in projected.unbind(0):
-            h, c = self._cell(n, z + F.linear(h, p[f"weight_hh_l{n}"], p[f"bias_hh_l{n}"]), c)
+            h, c = self._cell(n, z + F.linear(h, self.p[f"weight_hh_l{n}"], self.p[f"bias_hh_l{n}"]), c)
             outputs.append(h)
         return torch.stack(outputs)
 
@@ -217,7 +203,7 @@ class WrittenCellTrainer(TorchTrainer):
             z.register_hook(lambda gradient: gradient.clamp(-bound, bound))
         i, f, g, o = z.chunk(4, -1)
         if self.peephole:
-            see_i, see_f, see_o = self.parameters[f"peephole_l{n}"].unbind(0)
+            see_i, see_f, see_o = self.p[f"peephole_l{n}"].unbind(0)
             i, f = i + see_i * c, f + see_f * c
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         if self.peephole:

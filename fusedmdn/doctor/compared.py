@@ -102,7 +102,7 @@ def _sampled(operator: str, call: Call, got: list[Tensor]) -> Iterator[tuple[str
     given = call.arguments, _exactly(call.arguments)
     with backend("reference"):  # of the random stream, too
         same, exact = (dict(zip(call.outputs, _followed(arguments, got[0]), strict=True)) for arguments in given)
-    alike, theirs = (_alike(v["points"], exact["points"]) for v in (ours, same))
+    alike, theirs = (same_choice(v["points"], exact["points"]) for v in (ours, same))
     rows = int(exact["drawn"].sum())
     other = int((~alike).sum())
     yield "choices", Deviation(other, 1 + rows // 50 + 2 * int((~theirs).sum()), rows)
@@ -130,7 +130,7 @@ def _followed(arguments: Sequence[Any], points: Tensor) -> list[Tensor]:
     return [v.cpu() for v in (torch.stack(rows), drawn - done.long(), h, c, row, drawn, done)]
 
 
-def _alike(a: Tensor, b: Tensor) -> Tensor:
+def same_choice(a: Tensor, b: Tensor) -> Tensor:
     """Rows (..., I) of the same pen and the same component."""
     return (a[..., 2:] == b[..., 2:]).all(-1) & ((a - b)[..., :2].abs().amax(-1) < APART)
 
