@@ -62,7 +62,10 @@ cpu = Extension(
 
 if __name__ == "__main__":  # the tests read how the kernels are compiled
     setup(
-        packages=["fusedmdn", "fusedmdn.doctor", "fusedmdn.ops", "fusedmdn.ops.triton", "fusedmdn.kernels"],
+        packages=[
+            *("fusedmdn", "fusedmdn.cli", "fusedmdn.doctor", "fusedmdn.jobs"),
+            *("fusedmdn.ops", "fusedmdn.ops.triton", "fusedmdn.kernels"),
+        ],
         package_dir={"fusedmdn": "fusedmdn", "fusedmdn.ops": "python", "fusedmdn.kernels": "kernels/triton"},
         ext_modules=[cpu],
         cmdclass={"build_ext": BuildExt},

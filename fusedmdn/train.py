@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from .dataset import StrokeSet
 from .evaluate import Evaluation, evaluate
 from .module import FusedLSTMMDN
 from .optim import GravesRMSprop
+from .signals import stopping
 
 SKIPS_ALLOWED = 10  # non-finite steps in a row before training stops
 
@@ -231,7 +230,7 @@ class Trainer:
             TrainingDiverged: see there, or no validation was finite; RUN/last is the last good checkpoint.
         """
         per_epoch = len(self.batches)
-        with _stopping() as stop, self._board() as board:
+        with stopping() as stop, self._board() as board:
             self.model.train()
             while self.step < self.steps and self.since_best < self.options.patience:
                 epoch, k = divmod(self.step, per_epoch)
@@ -387,25 +386,3 @@ class Trainer:
             return
         with SummaryWriter(str(self.run_directory / "tensorboard"), purge_step=self.step + 1) as writer:
             yield writer
-
-
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM puts its number in; a second one acts as it always does."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -301,7 +301,7 @@ def test_tensorboard_gets_the_curve(tmp_path):
 
 
 def train_command(data, run, *more):
-    return [sys.executable, "-m", "fusedmdn.cli", "train", str(data), "--out", str(run), "--threads", "1",
+    return [sys.executable, "-m", "fusedmdn", "train", str(data), "--out", str(run), "--threads", "1",
             "--hidden", "12", "--mixtures", "3", "--batch-size", "16", "--checkpoint-every", "2", *more]  # fmt: skip
 
 

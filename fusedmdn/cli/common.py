@@ -1,0 +1,64 @@
+"""What the commands share: the console, arguments, the device, and errors told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .. import tune
+from ..checkpoint import CheckpointError
+from ..dataset import StrokeFileError
+from ..ops import forced
+from ..train import TrainingDiverged
+
+console = Console()
+Function = TypeVar("Function", bound=Callable[..., Any])
+SAMPLING_PLANS = [name for name, family in forced.FAMILY.items() if family == "generate"]
+SAMPLING_DTYPES = {"float32": None, "bf16": torch.bfloat16}
+
+Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
+Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: torch's.", min=1)]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
+
+
+def told_plainly(command: Function) -> Function:
+    """Expected errors become one line on stderr and exit code 2 (1 where training itself failed)."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TrainingDiverged as error:
+            code, message = 1, str(error)
+        except (StrokeFileError, CheckpointError, tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
+            code, message = 2, str(error)
+        except (torch.OutOfMemoryError, forced.PlanError) as error:
+            code, message = 2, str(error)
+        Console(stderr=True).print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
+        raise typer.Exit(code)
+
+    return run  # type: ignore[return-value]
+
+
+def device_of(name: str, threads: int | None) -> torch.device:
+    """The device of that name, found usable; and so many threads for the CPU."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def say(line: str) -> None:
+    """A line that is not cut where the terminal ends, so that a pipe gets it whole."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
