@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,17 @@ class StrokeSet:
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
         points = np.concatenate([s.points for s in sequences] or [np.zeros((0, 3), np.float32)])
         return cls(points, offsets, tuple(s.label for s in sequences), quantum)
+
+    @classmethod
+    def joined(cls, parts: Sequence[StrokeSet]) -> StrokeSet:
+        """The sequences of all parts, which are of one quantum, in order."""
+        lengths = [part.lengths for part in parts]
+        return cls(
+            np.concatenate([part.points for part in parts] or [np.zeros((0, 3), np.float32)]),
+            np.concatenate([[0], np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]))]),
+            tuple(label for part in parts for label in part.labels),
+            parts[0].quantum if parts else 0.0,
+        )
 
     def __len__(self) -> int:
         """Number of sequences."""
@@ -103,19 +114,24 @@ class StrokeSet:
 
     def save(self, path: str | Path) -> None:
         """Write a .npz file, atomically."""
+        with replacing(path) as file:
+            self.write(file)
+
+    def write(self, file: IO[bytes], **more: NDArray[Any]) -> None:
+        """Write what a .npz file holds, and further arrays; the same bytes for the same strokes."""
         dx, dy = self.points[:, 0], self.points[:, 1]
         if self.quantum:
             dx, dy = (_smallest(np.rint(v / self.quantum)) for v in (dx, dy))
-        with replacing(path) as file:
-            np.savez_compressed(
-                file,
-                dx=dx,
-                dy=dy,
-                eos=self.points[:, 2].astype(np.uint8),
-                offsets=self.offsets,
-                labels=np.array(self.labels, dtype=np.str_),
-                quantum=np.float64(self.quantum),
-            )
+        np.savez_compressed(
+            file,
+            dx=dx,
+            dy=dy,
+            eos=self.points[:, 2].astype(np.uint8),
+            offsets=self.offsets,
+            labels=np.array(self.labels, dtype=np.str_),
+            quantum=np.float64(self.quantum),
+            **more,  # type: ignore[arg-type]
+        )
 
 
 def _smallest(values: NDArray[Any]) -> NDArray[Any]:
@@ -147,8 +163,17 @@ def load(source: str | Path) -> StrokeSet:
     path = Path(source)
     if path.suffix != ".npz":
         raise StrokeFileError(f"{path}: expected a .npz file, or the name kanjivg")
+    return read(path, path)
+
+
+def read(source: IO[bytes] | Path, path: Path) -> StrokeSet:
+    """What a .npz file holds; errors call it `path`.
+
+    Raises:
+        StrokeFileError: as `load`.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(source, allow_pickle=False) as file:
             missing = [name for name in COLUMNS if name not in file.files]
             if missing:
                 raise StrokeFileError(f"{path}: no array named {', '.join(missing)}; found {', '.join(file.files)}")

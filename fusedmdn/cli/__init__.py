@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from . import jobs
 from .machine import doctor_command, info, tune_command
 from .sample import evaluate_command, sample
 from .train import train
@@ -20,3 +21,4 @@ app.command()(train)
 app.command()(sample)
 app.command("eval")(evaluate_command)
 app.command("tune")(tune_command)
+app.add_typer(jobs.app, name="jobs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import tune
+from .. import render, tune
 from ..checkpoint import CheckpointError
 from ..dataset import StrokeFileError
 from ..ops import forced
@@ -57,6 +58,18 @@ def device_of(name: str, threads: int | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def check_output(path: Path, *endings: str) -> None:
+    """Refuse what could not be written, before any work is done."""
+    if path.suffix not in endings:
+        raise ValueError(f"{path}: the output ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no directory {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{path}: is a directory")
+    if path.suffix in (".png", ".gif"):
+        render.pillow()
 
 
 def say(line: str) -> None:

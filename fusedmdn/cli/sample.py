@@ -24,6 +24,7 @@ from .common import (
     Data,
     Device,
     Threads,
+    check_output,
     console,
     device_of,
     say,
@@ -59,14 +60,7 @@ def sample(
     if plan not in (None, *SAMPLING_PLANS):
         raise ValueError(f"plan must be one of {', '.join(SAMPLING_PLANS)}; got {plan!r}")
     for path in out:
-        if path.suffix not in (".svg", ".png", ".gif", ".npz"):
-            raise ValueError(f"{path}: the output ends in .svg, .png, .gif or .npz")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no directory {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"{path}: is a directory")
-        if path.suffix in (".png", ".gif"):
-            render.pillow()
+        check_output(path, ".svg", ".png", ".gif", ".npz")
     where = device_of(device, threads)
     model = FusedLSTMMDN.from_pretrained(checkpoint, where)
     given = None if prime is None else _first(prime)

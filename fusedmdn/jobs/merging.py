@@ -1,0 +1,82 @@
+"""One file of a whole job, and some of its sequences to look at."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .. import files
+from ..strokes import Strokes
+from .errors import JobError
+from .formats import FORMATS, put
+from .job import Job
+from .reading import bytes_of, decoded
+from .shard import ShardWriter
+
+BY_ENDING = {format.suffix: format for format in FORMATS.values()}
+LOOKED_AT = 16  # shards that are read to be looked at, at most
+
+
+def merge(job: Job, out: str | Path, on_shard: Callable[[int], None] = lambda shard: None) -> int:
+    """Write all of a job's sequences into one file, atomically, each shard checked on the way; gives their number.
+
+    Parquet and zip are written shard by shard; for .npz all points are in memory at once.
+
+    Args:
+        job: which; complete.
+        out: ends in .parquet (a row group a shard), .npz, or .zip (a drawing a sequence).
+        on_shard: told of each shard that was read.
+
+    Raises:
+        JobError: a shard is missing or damaged, the ending is another, or drawings are to become strokes.
+        OSError: it cannot be written; what was there is intact.
+    """
+    out = Path(out)
+    if out.suffix not in BY_ENDING:
+        raise JobError(f"{out}: the output ends in {', '.join(BY_ENDING)}")
+    if job.format.decode is None and out.suffix != job.format.suffix:
+        raise JobError(f"{out}: a job of drawings becomes one {job.format.suffix} file; strokes cannot be had of it")
+    records = job.records()
+    about = {"job": job.digest}
+    with files.replacing(out) as sink:
+        if job.format.decode is None:
+            with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+                for record in records:
+                    with zipfile.ZipFile(io.BytesIO(bytes_of(job, record))) as part:
+                        for name in part.namelist():
+                            put(archive, name, part.read(name))
+                    on_shard(record.shard)
+        else:
+            with BY_ENDING[out.suffix].writer(sink, about) as write:
+                for record in records:
+                    write(decoded(job, record))
+                    on_shard(record.shard)
+    return sum(record.sequences for record in records)
+
+
+def preview(job: Job, n: int) -> list[Strokes]:
+    """n of the sequences that are written, spread over the job; where none are, the first n, drawn here and now.
+
+    Raises:
+        JobError: a shard that is looked at is damaged.
+        EnvironmentRefused: nothing is written, and this machine would write other bits.
+    """
+    records = job.records(partial=True)
+    if job.format.decode is None or not records:
+        return list(ShardWriter(job).draw(job.spec.sequences_of(0)[:n]))
+    chosen = [records[k] for k in _spread(len(records), min(n, LOOKED_AT))]
+    strokes: list[Strokes] = []
+    for k, record in enumerate(chosen):
+        share = (n * (k + 1)) // len(chosen) - (n * k) // len(chosen)
+        piece = decoded(job, record)
+        strokes += [piece.strokes[i] for i in _spread(record.sequences, share)]
+    return strokes
+
+
+def _spread(total: int, n: int) -> list[int]:
+    """n of range(total), or all, at equal distances."""
+    return np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int)).tolist()

@@ -1,0 +1,134 @@
+"""Running a job: what is missing is made, by an engine; the manifest is written when nothing is missing any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from .errors import JobError, ShardError
+from .job import MANIFEST, Job, Record
+from .shard import ShardWriter, Stopped
+
+
+class Reports:
+    """Who is told how a run goes on; this one does nothing about it."""
+
+    def checked(self, shards: int) -> None:
+        """So many shards more have been looked at, before work begins."""
+
+    def begun(self, shards: int, sequences: int) -> None:
+        """So much is to be made."""
+
+    def drawn(self, sequences: int, points: int) -> bool:
+        """So much more was drawn; False stops the work."""
+        return True
+
+    def written(self, record: Record) -> None:
+        """A shard is written and recorded."""
+
+    def failed(self, shard: int, reason: str) -> None:
+        """A shard could not be made; the others are gone on with."""
+
+
+Outcome = tuple[int, Record | ShardError]
+Engine = Callable[[Job, list[int], Reports], Iterator[Outcome]]  # gives shards as they are made, in any order
+
+
+@dataclass
+class Run:
+    """How it ended.
+
+    Attributes:
+        written: shards that were made.
+        kept: shards that were there already, and verified.
+        failed: shards that could not be made, and why.
+        stopped: whether it was asked to stop.
+        complete: whether the job is: the manifest is written.
+    """
+
+    written: list[Record] = field(default_factory=list)
+    kept: int = 0
+    failed: dict[int, str] = field(default_factory=dict)
+    stopped: bool = False
+    complete: bool = False
+
+
+def run(job: Job, shards: range | None = None, engine: Engine | None = None, reports: Reports | None = None) -> Run:
+    """Make the shards that are not there, or not what their records say.
+
+    Args:
+        job: what.
+        shards: which; all by default.
+        engine: by what; in this process by default.
+        reports: who is told.
+
+    Raises:
+        JobError: the range is not the job's, another process has claimed some of it, or the weights are damaged.
+        EnvironmentRefused: this machine would write other bits.
+        OSError: a shard cannot be written; those before it are.
+    """
+    shards = check_range(job, shards)
+    reports = reports or Reports()
+    engine = engine or in_this_process()
+    result = Run()
+    with job.claim(shards):
+        for leftover in job.leftovers(shards):
+            leftover.unlink(missing_ok=True)
+        missing = []
+        for shard in shards:
+            if job.done(shard) is None:
+                missing.append(shard)
+            reports.checked(1)
+        result.kept = len(shards) - len(missing)
+        if missing:
+            outcomes = engine(job, missing, reports)  # which refuses what cannot be, before anything is touched
+            (job.directory / MANIFEST).unlink(missing_ok=True)  # it says that all are there
+            reports.begun(len(missing), sum(len(job.spec.sequences_of(shard)) for shard in missing))
+            try:
+                for shard, outcome in outcomes:
+                    if isinstance(outcome, ShardError):
+                        result.failed[shard] = str(outcome)
+                        reports.failed(shard, str(outcome))
+                    else:
+                        result.written.append(outcome)
+                        reports.written(outcome)
+            except Stopped:
+                result.stopped = True
+        if not result.stopped and not result.failed:
+            result.complete = job.write_manifest()
+    return result
+
+
+def in_this_process(device: object = None) -> Engine:
+    """One shard after the other, here."""
+
+    def engine(job: Job, shards: list[int], reports: Reports) -> Iterator[Outcome]:
+        writer = ShardWriter(job, device)
+        return ((shard, _attempt(writer, shard, reports)) for shard in shards)
+
+    return engine
+
+
+def _attempt(writer: ShardWriter, shard: int, reports: Reports) -> Record | ShardError:
+    try:
+        return writer.write(shard, reports.drawn)
+    except ShardError as error:
+        return error
+    except torch.OutOfMemoryError as error:
+        return ShardError(f"shard {shard}: {error}")
+
+
+def check_range(job: Job, shards: range | None) -> range:
+    """The shards asked for.
+
+    Raises:
+        JobError: they are not the job's.
+    """
+    last = job.spec.shards
+    if shards is None:
+        return range(last)
+    if shards.step != 1 or not 0 <= shards.start < shards.stop <= last:
+        raise JobError(f"shards: expected a:b with 0 <= a < b <= {last}, got {shards.start}:{shards.stop}")
+    return shards
