@@ -68,12 +68,14 @@ def preview(job: Job, n: int) -> list[Strokes]:
     records = job.records(partial=True)
     if job.format.decode is None or not records:
         return list(ShardWriter(job).draw(job.spec.sequences_of(0)[:n]))
-    chosen = [records[k] for k in _spread(len(records), min(n, LOOKED_AT))]
+    looked_at = [records[k] for k in _spread(len(records), min(n, LOOKED_AT))]
+    wanted = _spread(sum(record.sequences for record in looked_at), n)
     strokes: list[Strokes] = []
-    for k, record in enumerate(chosen):
-        share = (n * (k + 1)) // len(chosen) - (n * k) // len(chosen)
+    first = 0
+    for record in looked_at:
         piece = decoded(job, record)
-        strokes += [piece.strokes[i] for i in _spread(record.sequences, share)]
+        strokes += [piece.strokes[i - first] for i in wanted if first <= i < first + record.sequences]
+        first += record.sequences
     return strokes
 
 
