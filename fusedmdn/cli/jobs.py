@@ -47,7 +47,7 @@ def create(
     first_index: Annotated[int, typer.Option(help="Index of the first sequence.", min=0)] = 0,
     shard_size: Annotated[int, typer.Option(help="Sequences of a shard.", min=1)] = 5_000,
     batch_size: Annotated[
-        int | None, typer.Option(help="Sequences drawn at once; default: as many of a shard as fit 256 MiB.", min=1)
+        int | None, typer.Option(help="Sequences drawn at once; default: 500, on a GPU what fits 256 MiB.", min=1)
     ] = None,
     max_steps: Annotated[int, typer.Option(help="Rows of a sequence that does not end by itself.", min=1)] = 500,
     bias: Annotated[float, typer.Option(help="Neater samples (Graves: 0 to 10).", min=0)] = 0.0,

@@ -17,7 +17,8 @@ from .job import MODEL, PRIME, Job
 from .spec import DTYPES, JobSpec
 
 SHARD_SIZE = 5_000
-BATCH_BYTES = 1 << 28  # of the rows that are drawn at once, by default
+BATCH = 500  # sequences that a CPU draws at once: more are no faster, and who stops a run waits for one batch
+BATCH_BYTES = 1 << 28  # of the rows that a GPU draws at once
 
 
 def create(
@@ -47,7 +48,7 @@ def create(
         seed: of the random stream.
         first_index: index of the first sequence.
         shard_size: sequences of a shard.
-        batch_size: sequences that are drawn at once; by default as many of a shard as fit 256 MiB.
+        batch_size: sequences that are drawn at once; by default 500 on a CPU, on a GPU as many as fit 256 MiB.
         max_steps: rows drawn of each sequence, at most.
         bias: b >= 0.
         temperature: tau > 0.
@@ -68,12 +69,12 @@ def create(
         raise JobError(f"{prime}: holds no sequences to go on from")
     if precision not in DTYPES:
         raise JobError(f"precision: expected one of {', '.join(DTYPES)}; got {precision!r}")
-    row = 4 * checks.ROW[model.pen]
     if model.input_size != checks.ROW[model.pen]:
         raise JobError(f"{checkpoint}: a network of {model.input_size} inputs cannot be fed its own rows")
-    if batch_size is None and isinstance(max_steps, int) and isinstance(shard_size, int):
-        batch_size = max(1, min(shard_size, sequences, BATCH_BYTES // max(1, row * max_steps)))
     environment = environment_of(device, precision, output)
+    if batch_size is None:
+        fitting = BATCH_BYTES // max(1, 4 * checks.ROW[model.pen] * max_steps)
+        batch_size = max(1, min(shard_size, sequences, fitting if environment["backend"] == "triton" else BATCH))
     if environment["backend"] == "triton" and plan is None:
         plan = _plan(model, batch_size, precision, device)
     spec = JobSpec(
