@@ -1,35 +1,54 @@
-"""The README's Python runs as it stands, and its commands are the command's own."""
+"""The README's and the pages' Python runs as it stands, and their commands are the command's own."""
 
 import re
 
+import pytest
 from typer.testing import CliRunner
 
+from fusedmdn import jobs
 from fusedmdn.cli import app
 
 from .conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = {"README.md": README, **{f"docs/{name}": (ROOT / "docs" / name).read_text() for name in ("jobs.md",)}}
 
 
-def test_python_blocks_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def run_blocks(page, number):
     names = {}
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    assert len(blocks) == number
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, page, "exec"), names)
+
+
+def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("README.md", 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "one.svg"]
     assert "True" in capsys.readouterr().out
 
 
-def test_commands_and_options_exist():
-    lines = re.findall(r"^    fusedmdn (.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+def test_the_jobs_page_s_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    jobs.run(jobs.create("runs/million", "kanji", 12, shard_size=4, max_steps=100))
+    run_blocks("docs/jobs.md", 3)
+    assert re.search(r"^Strokes\(.*\n12 \d+", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_exist(page):
+    lines = re.findall(
+        r"^ *(?:\| .*`)?(?:FUSEDMDN\S* )?fusedmdn ([a-z][^`\n]*?)(?:`.*|\s+#.*)?$", PAGES[page], re.MULTILINE
+    )
     assert len(lines) >= 6
     for line in lines:
         command, *words = line.split()
-        text = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [command, "--help"]).output
+        path = [command, words[0]] if command == "jobs" else [command]
+        result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [*path, "--help"])
+        assert result.exit_code == 0, line
         for option in (word for word in words if word.startswith("-")):
-            assert option in text, f"{command} has no {option}"
+            assert option in result.output, f"{command} has no {option}"
 
 
 def test_make_targets_exist():
