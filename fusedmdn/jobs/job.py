@@ -273,6 +273,11 @@ class Job:
         sealed.write(self.directory / MANIFEST, document)
         return True
 
+    def make_folders(self) -> None:
+        """Where shards and records lie, if somebody deleted them."""
+        for name in (STROKES, RECORDS):
+            (self.directory / name).mkdir(exist_ok=True)
+
     @contextlib.contextmanager
     def claim(self, shards: range) -> Iterator[None]:
         """Nobody else makes these shards, in a process that claims them, until the block or this process ends.

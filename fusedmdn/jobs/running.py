@@ -74,6 +74,7 @@ def run(job: Job, shards: range | None = None, engine: Engine | None = None, rep
     engine = engine or in_this_process()
     result = Run()
     with job.claim(shards):
+        job.make_folders()
         for leftover in job.leftovers(shards):
             leftover.unlink(missing_ok=True)
         missing = []

@@ -118,7 +118,7 @@ def _examine(job: Job, trouble: Callable[[Record], str | None], on_shard: Callab
         records.append(record)
         on_shard(shard)
     expected = {path(k).name for k in range(job.spec.shards) for path in (job.file_of, job.record_of)}
-    there = [path for folder in (STROKES, RECORDS) for path in (job.directory / folder).iterdir()]
+    there = [path for folder in (STROKES, RECORDS) for path in (job.directory / folder).glob("*")]
     found.strays = sorted(path for path in there if path.name not in expected and path not in found.leftovers)
     found.problems += [f"{path}: is no file of this job" for path in found.strays]
     try:

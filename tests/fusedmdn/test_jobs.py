@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -188,6 +189,16 @@ def test_only_what_is_missing_or_damaged_is_made_again(tmp_path, categorical):
         assert [record.shard for record in result.written] == [shard], what
         assert result.kept == 4
         assert tree(job) == before, what
+
+
+def test_deleted_folders_are_made_again(tmp_path, categorical):
+    job = made(tmp_path / "job", categorical)
+    before = tree(job)
+    for name in ("strokes", "records"):
+        shutil.rmtree(job.directory / name)
+    assert jobs.verify(job).missing == list(range(5))
+    assert jobs.run(job).complete
+    assert tree(job) == before
 
 
 def flip(path, byte=60):
