@@ -1,6 +1,8 @@
 # make demo    sample from the shipped weights, train a small model from nothing, sample from that too
 # make test    all tests but the slow ones          make test-slow   those that take minutes
 # make check   ruff and mypy                        make weights     train the shipped weights again
+# make chaos   kill training and sampling, and damage every file, hundreds of times (an hour; docs/reliability.md)
+# make fuzz    an hour of damaged input for every loader, guided by coverage (atheris)
 # make bench   measure this machine's GPU, or CPU, against every peer, ten minutes; write docs/benchmark.md
 # make bench-speed   time small sizes with pytest-benchmark (half a minute)
 # make bench-compare BASE=HEAD~1   is the working tree slower than that revision? both built, timed in turn
@@ -20,7 +22,7 @@ CPU_TRITON := triton==3.7.1
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 SOURCES := pyproject.toml setup.py $(wildcard kernels/cpu/*)
 
-.PHONY: demo test test-slow check weights bench bench-speed bench-compare gpu compile-gate compile-table clean
+.PHONY: demo test test-slow chaos fuzz check weights bench bench-speed bench-compare gpu compile-gate compile-table clean
 
 # A machine without an NVIDIA GPU gets torch's CPU build: a tenth of the download.
 .venv/.torch:
@@ -54,10 +56,17 @@ demo: .venv/.demo
 	@echo "Open demo/small.svg: the same from the small model that was trained just now (demo/run)."
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not chaos"
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+chaos: .venv/.dev
+	$(BIN)/python -m pytest -m chaos -s
+
+fuzz: .venv/.dev
+	$(BIN)/pip install -q atheris
+	$(BIN)/python -m tests.fuzz --minutes 60
 
 .venv/.bench: .venv/.torch $(SOURCES)
 	$(BIN)/pip install -q -e '.[bench]'

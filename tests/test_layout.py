@@ -83,6 +83,9 @@ def test_wheel(wheel):
     for name in (
         "fusedmdn/__init__.py",
         "fusedmdn/py.typed",
+        "fusedmdn/cli/jobs.py",
+        "fusedmdn/doctor/specimens.py",
+        "fusedmdn/jobs/job.py",
         "fusedmdn/ops/reference.py",
         "fusedmdn/kernels/__init__.py",
         "fusedmdn/assets/kanjivg/kanjivg.npz",
