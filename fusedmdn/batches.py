@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from . import ops
 from .dataset import StrokeSet
+from .distributed import ALONE, World
+from .ops.checks import ROW
 from .strokes import Scale
 
 EVALUATION_SEED = 20_130_804  # the day Graves's paper appeared; fixed, so that figures compare for ever
@@ -50,13 +52,19 @@ class Batches:
         random.shuffle(batches)
         return batches
 
-    def sorted(self) -> Iterator[Batch]:
-        """All sequences once, by length, with the noise of epoch 0."""
-        for batch in self._cut(np.argsort(self.data.lengths, kind="stable")):
+    def sorted(self, world: World = ALONE) -> Iterator[Batch]:
+        """All sequences once, by length, with the noise of epoch 0; each process has some whole batches."""
+        for batch in world.share(self._cut(np.argsort(self.data.lengths, kind="stable"))):
             yield self.collate(batch, 0)
 
-    def collate(self, batch: list[int], epoch: int) -> Batch:
-        """The batch of these sequences, with an epoch's noise."""
+    def count_rows(self, batch: Sequence[int]) -> int:
+        """Rows of these sequences."""
+        return int(self.data.lengths[batch].sum()) + len(batch) * (self.pen == "categorical")
+
+    def collate(self, batch: Sequence[int], epoch: int) -> Batch:
+        """The batch of these sequences, with an epoch's noise; of none, one sequence of no rows."""
+        if not batch:
+            return Batch(torch.zeros(1, 1, ROW[self.pen]), torch.zeros(1, dtype=torch.int64))
         rows = [self._rows(i, epoch) for i in batch]
         lengths = torch.tensor([len(r) for r in rows])
         padded = np.zeros((max(map(len, rows)), len(rows), rows[0].shape[1]), np.float32)

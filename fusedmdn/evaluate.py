@@ -9,6 +9,7 @@ import torch
 from . import ops
 from .batches import EVALUATION_SEED, Batches
 from .dataset import StrokeSet
+from .distributed import ALONE, World
 from .mixture import StrokeMixture
 from .module import FusedLSTMMDN
 from .ops import reference
@@ -36,8 +37,13 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Evaluation:
-    """Teacher-forced evaluation of every sequence, dequantised by fixed noise.
+def evaluate(
+    model: FusedLSTMMDN,
+    data: StrokeSet,
+    batch_size: int = 64,
+    world: World = ALONE,
+) -> Evaluation:
+    """Teacher-forced evaluation of every sequence, dequantised by fixed noise; several processes share the batches.
 
     Raises:
         ValueError: no sequences, or none with points.
@@ -47,15 +53,12 @@ def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Eval
     training = model.training
     model.eval()
     device = model.head.weight.device
-    total, pen_total, squared = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(3))
-    rows_seen = points_seen = 0
-    for rows, lengths in Batches(data, model.pen, model.scale, batch_size, EVALUATION_SEED).sorted():
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    for rows, lengths in Batches(data, model.pen, model.scale, batch_size, EVALUATION_SEED).sorted(world):
         rows, lengths = rows.to(device), lengths.to(device)
         inputs = torch.cat([torch.zeros_like(rows[:1]), rows[:-1]])
         raw, _ = model.raw_output(inputs, None, lengths)
-        total += ops.mdn_nll(raw, rows, lengths, num_mixtures=model.num_mixtures, pen=model.pen, means=model.means).sum(
-            dtype=torch.float64
-        )
+        nll = ops.mdn_nll(raw, rows, lengths, num_mixtures=model.num_mixtures, pen=model.pen, means=model.means)
 
         mixture = StrokeMixture(raw, model.num_mixtures, model.pen, model.means)
         logits, state = mixture.parameters.pen, rows[..., 2:]
@@ -65,18 +68,18 @@ def evaluate(model: FusedLSTMMDN, data: StrokeSet, batch_size: int = 64) -> Eval
         else:
             pen = -(state * logits.log_softmax(-1)).sum(-1)
             is_point = alive & (rows[..., reference.END] == 0)
-        pen_total += pen[alive].sum(dtype=torch.float64)
-        squared += (mixture.mean - rows)[..., :2].square().sum(-1)[is_point].sum(dtype=torch.float64)
-        rows_seen += int(lengths.sum())
-        points_seen += int(is_point.sum())
+        squared = (mixture.mean - rows)[..., :2].square().sum(-1)
+        summed = [v.sum(dtype=torch.float64) for v in (nll, pen[alive], squared[is_point], lengths, is_point)]
+        sums += torch.stack(summed)
     model.train(training)
+    nats, pen_nats, error, rows_seen, points_seen = world.gather(sums).sum(0).tolist()
     if not rows_seen:
         raise ValueError(f"nothing to evaluate: the {len(data)} sequences have no points")
     return Evaluation(
-        total.item() / rows_seen,
-        total.item() / len(data),
-        pen_total.item() / rows_seen,
-        squared.item() / max(points_seen, 1),
-        rows_seen,
+        nats / rows_seen,
+        nats / len(data),
+        pen_nats / rows_seen,
+        error / max(points_seen, 1),
+        int(rows_seen),
         len(data),
     )

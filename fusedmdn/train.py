@@ -1,4 +1,7 @@
-"""Training: one loop whose state is a step count, the weights, the optimiser and torch's generator, so that it resumes.
+"""Training: one loop whose state is a step count, the weights and the optimiser, so that it resumes.
+
+The batches of an epoch are a function of the seed; of several processes each takes its share of every batch. All go
+through the loop together and decide alike, from numbers that they have gathered; the first alone writes.
 
 RUN/last holds the newest checkpoint with all that `Trainer.resume` needs, RUN/best the weights that predicted the
 validation part best, RUN/metrics.jsonl a line of JSON for every logged step and every validation.
@@ -7,28 +10,35 @@ validation part best, RUN/metrics.jsonl a line of JSON for every logged step and
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import files
 from .batches import EVALUATION_SEED, Batches
 from .checkpoint import CONFIG, load_training, save_model
+from .curve import Curve
 from .dataset import StrokeSet
+from .distributed import ALONE, World
 from .evaluate import Evaluation, evaluate
 from .module import FusedLSTMMDN
 from .optim import GravesRMSprop
 from .signals import stopping
 
 SKIPS_ALLOWED = 10  # non-finite steps in a row before training stops
+
+
+def holds_run(directory: Path) -> bool:
+    """Whether a training run was begun there."""
+    return any((directory / part / CONFIG).exists() for part in ("last", "best"))
 
 
 class TrainingDiverged(RuntimeError):
@@ -46,7 +56,7 @@ class TrainOptions:
         schedule: "cosine" falls to zero at the last step, "constant" stays.
         warmup: steps over which the rate rises from zero.
         epochs: passes over the training part.
-        batch_size: sequences of a step.
+        batch_size: sequences of a step, over all processes.
         clip_norm: bound of the gradient's norm; None takes 1, or none where it is clipped inside backpropagation.
         augment: standard deviation of the random stretch of every character, every epoch.
         precision: "float32", or "bf16" for matrix products in bfloat16 (autocast).
@@ -163,53 +173,73 @@ class Trainer:
         data: the set; each part is chosen by label.
         run: directory to be made; must not hold a run yet.
         device: where to train.
+        world: the processes that train it together, each with a Trainer and the same arguments but the device.
 
     Raises:
         FileExistsError: `run` holds a run already.
-        ValueError: a part of the set is empty.
+        ValueError: a part of the set is empty, or the processes' arguments differ.
     """
 
-    def __init__(self, options: TrainOptions, data: StrokeSet, run: str | Path, device: Any = "cpu") -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        data: StrokeSet,
+        run: str | Path,
+        device: Any = "cpu",
+        world: World = ALONE,
+    ) -> None:
         run = Path(run)
-        if any((run / part / CONFIG).exists() for part in ("last", "best")):
+        if holds_run(run):
             raise FileExistsError(f"{run} already holds a training run: resume it, or choose another directory")
-        self._prepare(options, data, run, device)
-        self.model = options.build(self.train_part).to(device)
-        self.optimizer = self._new_optimizer()
+        self._prepare(options, data, run, device, world)
+        # None makes the run before all have seen that there was none.
+        world.check_same("options and data", repr((options, self.digests)), self.device)
+        self._set_up(options.build(self.train_part).to(device))
         self.step, self.best, self.since_best, self.skips = 0, math.inf, 0, 0
-        run.mkdir(parents=True, exist_ok=True)
-        files.write(run / "metrics.jsonl", "")
+        if world.leads:
+            run.mkdir(parents=True, exist_ok=True)
+            files.sweep(run)
+            self.curve.begin()
         self.save()
 
     @classmethod
-    def resume(cls, data: StrokeSet, run: str | Path, device: Any = "cpu") -> Trainer:
-        """Go on from RUN/last; on the CPU the result is bitwise that of a run that was never stopped.
+    def resume(
+        cls,
+        data: StrokeSet,
+        run: str | Path,
+        device: Any = "cpu",
+        world: World = ALONE,
+    ) -> Trainer:
+        """Go on from RUN/last, with as many processes as there are now.
+
+        On the CPU, with as many as before, the result is bitwise that of a run that was never stopped.
 
         Raises:
             CheckpointError: RUN/last is missing or damaged.
-            ValueError: the data is not what the run was trained on.
+            ValueError: the data is not what the run was trained on, or the processes found different checkpoints.
         """
         run = Path(run)
         model, tensors, progress = load_training(run / "last", device)
         self = cls.__new__(cls)
-        self._prepare(TrainOptions(**progress["options"]), data, run, device)
+        self._prepare(TrainOptions(**progress["options"]), data, run, device, world)
         if progress["data"] != self.digests:
             raise ValueError(f"{run} was trained on other data (SHA-256 {progress['data']}, not {self.digests})")
-        self.model = model
-        self.optimizer = self._new_optimizer()
+        lost = progress["best"] is None or not (run / "best" / CONFIG).exists()
+        self.best = math.inf if lost else progress["best"]
+        world.check_same(str(run), f"{(run / 'last' / CONFIG).read_text()} {self.best}", self.device)
+        self._set_up(model)
         names = [name for name, _ in model.named_parameters()]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
-            if key != "rng":
-                name, field = key.rsplit("/", 1)
-                state.setdefault(names.index(name), {})[field] = value
+            name, field = key.rsplit("/", 1)
+            state.setdefault(names.index(name), {})[field] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["rng"])
         self.step, self.since_best, self.skips = progress["step"], progress["since_best"], 0
-        lost = progress["best"] is None or not (run / "best" / CONFIG).exists()
-        self.best = math.inf if lost else progress["best"]
-        self._forget_metrics_after(self.step)
+        if world.leads:
+            for directory in (run, run / "last", run / "best"):
+                files.sweep(directory)
+            self.curve.forget_after(self.step)
         return self
 
     @property
@@ -224,38 +254,40 @@ class Trainer:
     ) -> None:
         """Train to the end, or until validation stops improving.
 
-        SIGINT and SIGTERM finish the step, save, and leave by SystemExit (130, 143).
+        SIGINT and SIGTERM, to any of the processes, finish the step, save, and leave by SystemExit (130, 143): all do.
 
         Raises:
             TrainingDiverged: see there, or no validation was finite; RUN/last is the last good checkpoint.
         """
         per_epoch = len(self.batches)
-        with stopping() as stop, self._board() as board:
+        board = self.curve.on_board(self.step) if self.world.leads else nullcontext()
+        with stopping() as stop, board:
             self.model.train()
             while self.step < self.steps and self.since_best < self.options.patience:
                 epoch, k = divmod(self.step, per_epoch)
                 if k == 0 or not hasattr(self, "_order"):
                     self._order = self.batches.order(epoch)
                 began = time.perf_counter()
-                report = self._train_step(epoch, self._order[k])
+                report, signal = self._train_step(epoch, self._order[k], stop)
                 on_step(report)
                 if self.step % self.options.log_every == 0 or report.skipped:
                     line = dataclasses.asdict(report)
                     line["points_per_second"] = round(report.rows / (time.perf_counter() - began), 1)
-                    self._log(line, board)
+                    self._log(line)
                 if self.skips >= SKIPS_ALLOWED:
                     raise TrainingDiverged(
                         f"loss or gradient not finite in {self.skips} steps in a row, up to step {self.step}; "
                         f"{self.run_directory / 'last'} is the last good checkpoint"
                     )
                 if self.step % (per_epoch * self.options.validate_every) == 0 or self.step == self.steps:
-                    self._validate(on_validation, board)
+                    self._validate(on_validation)
                     self.save()
                 elif self.step % self.options.checkpoint_every == 0:
                     self.save()
-                if stop:
+                if signal:
                     self.save()
-                    raise SystemExit(128 + stop[0])
+                    self.world.wait()
+                    raise SystemExit(128 + signal)
         if math.isinf(self.best):
             raise TrainingDiverged(
                 f"no validation gave a finite loss; {self.run_directory / 'last'} is the last that did"
@@ -263,15 +295,15 @@ class Trainer:
 
     def save(self) -> None:
         """Write RUN/last, unless the weights have just failed: then it is better than what would replace it."""
-        if self.skips or not self._predicts():
+        if not self.world.leads or self.skips or not self._predicts():
             return
+        self.curve.sync()
         names = [name for name, _ in self.model.named_parameters()]
         tensors = {
             f"{names[i]}/{field}": value
             for i, state in self.optimizer.state_dict()["state"].items()
             for field, value in state.items()
         }
-        tensors["rng"] = torch.get_rng_state()
         progress = {
             "options": dataclasses.asdict(self.options),
             "data": self.digests,
@@ -291,8 +323,9 @@ class Trainer:
         self.model.train(training)
         return bool(loss.isfinite())
 
-    def _prepare(self, options: TrainOptions, data: StrokeSet, run: Path, device: Any) -> None:
-        self.options, self.run_directory, self.device = options, run, torch.device(device)
+    def _prepare(self, options: TrainOptions, data: StrokeSet, run: Path, device: Any, world: World) -> None:
+        self.options, self.run_directory, self.device, self.world = options, run, torch.device(device), world
+        self.curve = Curve(run)
         self.train_part, self.validation_part = (data.part(p).without_empty() for p in ("train", "validation"))
         for name, part in (("train", self.train_part), ("validation", self.validation_part)):
             if not len(part):
@@ -304,11 +337,19 @@ class Trainer:
         )
         self.validation_batches = Batches(self.validation_part, options.pen, scale, 16, EVALUATION_SEED)
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        parameters = self.model.parameters()
+    def _set_up(self, model: FusedLSTMMDN) -> None:
+        """Make this the model that is trained."""
+        self.model = model.train()
+        self.network = self.world.wrap(model)
         if self.options.optimizer == "graves":
-            return GravesRMSprop(parameters, lr=self.options.peak_lr)
-        return torch.optim.Adam(parameters, lr=self.options.peak_lr, betas=(0.9, 0.99))
+            self.optimizer: torch.optim.Optimizer = GravesRMSprop(model.parameters(), lr=self.options.peak_lr)
+        else:
+            self.optimizer = torch.optim.Adam(model.parameters(), lr=self.options.peak_lr, betas=(0.9, 0.99))
+        if self.network is not model:
+            # DistributedDataParallel lays its buckets out anew after the first backward pass, and so sums in another
+            # order: that pass is done here, for nothing, or a resumed run would differ from one that went on.
+            self.loss(*self.batches.collate([], 0)).backward()
+            self.optimizer.zero_grad()
 
     def _learning_rate(self) -> float:
         rate = self.options.peak_lr * min(1.0, (self.step + 1) / max(1, self.options.warmup))
@@ -316,73 +357,62 @@ class Trainer:
             rate *= 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         return rate
 
-    def _train_step(self, epoch: int, sequences: list[int]) -> Step:
-        rows, lengths = self.batches.collate(sequences, epoch)
-        rows, lengths = rows.to(self.device), lengths.to(self.device)
+    def _train_step(self, epoch: int, sequences: list[int], stop: Sequence[int] = ()) -> tuple[Step, int]:
+        """One step of all processes; also the number of a signal that one of them has been sent, or 0."""
+        batch = self.batches.collate(self.world.share(sequences), epoch)
+        count = self.batches.count_rows(sequences)
         lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        if self.options.dropout:
+            seed = dropout_seed(self.options.seed, self.step, self.world.rank)
+            # the first is what the second does on a CPU, in a hundredth of its time
+            (torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed)(seed)
         self.optimizer.zero_grad()
-        bf16 = self.options.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            total = self.loss(rows, lengths)
-        count = int(lengths.sum())
+        total = self.loss(*batch)
         if self.options.clips_inside:
             # Graves's bounds are on the derivatives of one sequence's loss: each is clipped, then they are averaged.
             total.backward()
-            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], len(lengths))
+            divisor = len(sequences) / self.world.size  # the processes' gradients have been averaged
+            torch._foreach_div_([p.grad for p in self.model.parameters() if p.grad is not None], divisor)
         else:
-            (total / count).backward()
+            (total * (self.world.size / count)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.norm_bound)
-        good = bool(total.isfinite()) and bool(norm.isfinite())
+        own = torch.stack([total.detach(), norm, total.new_tensor(stop[0] if stop else 0)])
+        totals, norms, signals = self.world.gather(own).unbind(1)
+        loss = totals.sum().item()
+        good = math.isfinite(loss) and bool(norms.isfinite().all())
         if good:
             self.optimizer.step()
         self.skips = 0 if good else self.skips + 1
         self.step += 1
-        loss = total.item()
-        return Step(self.step, epoch, loss / count, loss / len(lengths), norm.item(), lr, count, skipped=not good)
+        nats = loss / count, loss / len(sequences)
+        return Step(self.step, epoch, *nats, norm.item(), lr, count, skipped=not good), int(signals.max())
 
     def loss(self, rows: Tensor, lengths: Tensor) -> Tensor:
-        """Nats of a batch, summed."""
-        return self.model.nll(rows, lengths, reduction="sum")
+        """Nats of a batch, each row predicted from those before it, summed in float64."""
+        rows, lengths = rows.to(self.device), lengths.to(self.device)
+        inputs = torch.cat([torch.zeros_like(rows[:1]), rows[:-1]])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            nll, _ = self.network(inputs, lengths=lengths, target=rows)
+        return nll.sum(dtype=torch.float64)
 
-    def _validate(self, on_validation: Callable[[int, Evaluation, bool], None], board: Any) -> None:
-        result = evaluate(self.model, self.validation_part, self.options.batch_size)
+    def _validate(self, on_validation: Callable[[int, Evaluation, bool], None]) -> None:
+        result = evaluate(self.model, self.validation_part, self.options.batch_size, self.world)
         better = result.nats_per_row < self.best
         self.since_best = 0 if better else self.since_best + 1
         if better:
             self.best = result.nats_per_row
-            save_model(self.model, self.run_directory / "best")
-        self._log({"step": self.step, "validation": dataclasses.asdict(result), "best": self.best}, board)
+            if self.world.leads:
+                save_model(self.model, self.run_directory / "best")
+        self._log({"step": self.step, "validation": dataclasses.asdict(result), "best": self.best})
         on_validation(self.step, result, better)
 
-    def _log(self, line: dict[str, Any], board: Any) -> None:
-        with open(self.run_directory / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
-        if board is not None:
-            prefix, values = ("validation", line["validation"]) if "validation" in line else ("train", line)
-            for name, value in values.items():
-                board.add_scalar(f"{prefix}/{name}", value, line["step"])
+    def _log(self, line: dict[str, Any]) -> None:
+        if self.world.leads:
+            self.curve.log(line)
 
-    def _forget_metrics_after(self, step: int) -> None:
-        """Drop the lines of steps that a killed run took after its last checkpoint: they will be taken again."""
-        path = self.run_directory / "metrics.jsonl"
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:  # cut short by the kill
-                break
-        files.write(path, "".join(kept))
 
-    @contextmanager
-    def _board(self) -> Iterator[Any]:
-        """A TensorBoard writer where tensorboard is installed, else None."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError:
-            yield None
-            return
-        with SummaryWriter(str(self.run_directory / "tensorboard"), purge_step=self.step + 1) as writer:
-            yield writer
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """64 bits for torch's generator: each step of each process has a stream of its own, which a resume finds again."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

@@ -86,7 +86,9 @@ def run(
     shards: Annotated[
         str | None, typer.Option(help="a:b, from a to before b: for Slurm arrays and Kubernetes jobs.", metavar="A:B")
     ] = None,
-    engine: Annotated[str, typer.Option(help="local (this process), or ray (many, on one machine or a cluster).")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local (this process), or ray (many, on one machine or a cluster).")
+    ] = "local",
     workers: Annotated[
         int | None, typer.Option(help="Ray: actors, each with the model; default: as many as fit.", min=1)
     ] = None,

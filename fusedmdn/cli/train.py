@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .. import distributed
 from ..dataset import load
 from ..evaluate import Evaluation
-from ..train import Step, Trainer, TrainOptions
+from ..train import Step, Trainer, TrainOptions, holds_run
 from .common import Data, Device, Threads, console, device_of, say, told_plainly
 
 Default = TrainOptions()
@@ -34,7 +35,7 @@ def train(
     schedule: Annotated[str, typer.Option(help="cosine or constant.")] = Default.schedule,
     warmup: Annotated[int, typer.Option(help="Steps of rising rate.")] = Default.warmup,
     epochs: Annotated[int, typer.Option(help="Passes over the training part.")] = Default.epochs,
-    batch_size: Annotated[int, typer.Option(help="Sequences of a step.")] = Default.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Sequences of a step, over all processes.")] = Default.batch_size,
     clip_norm: Annotated[
         float | None, typer.Option(help="Bound of the gradient's norm (1; none with --clip-gates or --clip-output).")
     ] = Default.clip_norm,
@@ -54,27 +55,45 @@ def train(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Train a network on strokes; RUN/best and RUN/last are checkpoints, RUN/metrics.jsonl the curve."""
-    where, strokes = device_of(device, threads), load(data)
+    """Train a network on strokes; RUN/best and RUN/last are checkpoints, RUN/metrics.jsonl the curve.
+
+    On several processes: torchrun --nproc-per-node N -m fusedmdn train ...
+    """
+    where, strokes = device_of(distributed.own_device(device), threads), load(data)
     if resume:
         changed = _given(context) - {"data", "out", "resume", "device", "threads"}
         if changed:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changed))
             raise ValueError(f"--resume goes on with the run's own options; {names} cannot be given again")
-        trainer = Trainer.resume(strokes, out, where)
-    else:
-        options = TrainOptions(
-            hidden_size=hidden, num_layers=layers, num_mixtures=mixtures, pen=pen, skip=skip, peephole=peephole,
-            dropout=dropout, clip_gates=clip_gates, clip_output=clip_output, optimizer=optimizer, lr=lr,
-            schedule=schedule, warmup=warmup, epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
-            augment=augment, precision=precision, patience=patience, validate_every=validate_every,
-            checkpoint_every=checkpoint_every, log_every=log_every, seed=seed,
-        )  # fmt: skip
-        trainer = Trainer(options, strokes, out, where)
+    options = TrainOptions(
+        hidden_size=hidden, num_layers=layers, num_mixtures=mixtures, pen=pen, skip=skip, peephole=peephole,
+        dropout=dropout, clip_gates=clip_gates, clip_output=clip_output, optimizer=optimizer, lr=lr,
+        schedule=schedule, warmup=warmup, epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
+        augment=augment, precision=precision, patience=patience, validate_every=validate_every,
+        checkpoint_every=checkpoint_every, log_every=log_every, seed=seed,
+    )  # fmt: skip
+    with distributed.join(where) as world:
+        if resume:
+            trainer = Trainer.resume(strokes, out, where, world)
+        elif world.restarted(where) and holds_run(out):
+            trainer = Trainer.resume(strokes, out, where, world)
+            if trainer.options != options:
+                raise FileExistsError(f"{out} holds a training run of other options: choose another directory")
+        else:
+            trainer = Trainer(options, strokes, out, where, world)
+        if world.leads:
+            _train_aloud(trainer)
+        else:
+            trainer.run()
+
+
+def _train_aloud(trainer: Trainer) -> None:
+    out, processes = trainer.run_directory, trainer.world.size
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say(
         f"{len(trainer.train_part)} sequences to train on, {len(trainer.validation_part)} to judge by; "
-        f"{parameters:,} parameters; {trainer.steps} steps; {where.type}"
+        f"{parameters:,} parameters; {trainer.steps} steps; "
+        f"{trainer.device.type}{f', {processes} processes' if processes > 1 else ''}"
     )
     try:
         _run_with_progress(trainer)

@@ -1,17 +1,17 @@
 """Checkpoints: exact, checked, and whole whatever happens while they are written."""
 
-import builtins
 import json
 import os
 import resource
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
 from fusedmdn import FusedLSTMMDN, Scale, checkpoint, files
 from fusedmdn.checkpoint import CheckpointError, load_training, save_model
+
+from ..killer import Killer
 
 
 def model(value=0, dtype=torch.float32):
@@ -58,53 +58,6 @@ def test_training_state_there_and_back(tmp_path):
         load_training(tmp_path)
 
 
-class Killer:
-    """Kills this process at the n-th chance: before and after every system call that changes the disk."""
-
-    def __init__(self, n):
-        self.left = n
-
-    def chance(self):
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.left -= 1
-
-    def around(self, call):
-        def run(*args, **options):
-            self.chance()
-            result = call(*args, **options)
-            self.chance()
-            return result
-
-        return run
-
-    def opening(self, *args, **options):
-        """A file whose writes can be cut in half."""
-        self.chance()
-        file = builtins.open(*args, **options)
-        killer = self
-
-        class Cut:
-            def __enter__(self):
-                return self
-
-            def __exit__(self, *error):
-                file.close()
-
-            def __getattr__(self, name):
-                return getattr(file, name)
-
-            def write(self, data):
-                file.write(data[: len(data) // 2])
-                file.flush()
-                killer.chance()
-                file.write(data[len(data) // 2 :])
-                file.flush()
-                killer.chance()
-
-        return Cut()
-
-
 def in_a_child(action):
     """Run in a forked process; gives its exit status, or minus the signal that ended it."""
     pid = os.fork()
@@ -117,7 +70,7 @@ def in_a_child(action):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_kill_9_at_every_step_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+def test_kill_9_at_every_step_leaves_the_old_or_the_new(tmp_path):
     old, new = model(1), model(2)
     tensors = [{"x": torch.full((100,), float(k))} for k in (1, 2)]
     outcomes = []
@@ -126,11 +79,7 @@ def test_kill_9_at_every_step_leaves_the_old_or_the_new(tmp_path, monkeypatch):
         save_model(old, directory, tensors[0], {"step": 1})
 
         def save(n=n, directory=directory):
-            killer = Killer(n)
-            monkeypatch.setattr(os, "fsync", killer.around(os.fsync))
-            monkeypatch.setattr(os, "replace", killer.around(os.replace))
-            monkeypatch.setattr(Path, "unlink", killer.around(Path.unlink))
-            monkeypatch.setattr(files, "open", killer.opening, raising=False)
+            Killer(n).install(files)
             save_model(new, directory, tensors[1], {"step": 2})
 
         status = in_a_child(save)
