@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,17 @@ def cost(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     model.generate(given.shard_size, 2, seed=SEED)  # weights packed, memory touched
     alone, drawing = Seconds(), Seconds()
 
-    def engine(job: jobs.Job, shards: list[int], reports: jobs.Reports) -> Iterator[tuple[int, jobs.Record]]:
+    @contextmanager
+    def engine(job: jobs.Job, shards: list[int], reports: jobs.Reports) -> Iterator[Iterator[tuple[int, jobs.Record]]]:
         writer = ShardWriter(job)
         writer.draw = drawing.of(writer.draw)  # type: ignore[method-assign]
-        for shard in shards:
+
+        def make(shard: int) -> tuple[int, jobs.Record]:
             sequences = job.spec.sequences_of(shard)
             alone.of(model.generate)(len(sequences), given.max_steps, seed=SEED, first_index=sequences.start)
-            yield shard, writer.write(shard)
+            return shard, writer.write(shard)
+
+        yield map(make, shards)
 
     began = time.perf_counter()
     result = jobs.run(job, engine=engine)

@@ -235,6 +235,9 @@ class _Progress(jobs.Reports):
         self.shards += 1
         self.bar.console.print("[red]error:[/]", escape(reason), highlight=False, soft_wrap=True)
 
+    def said(self, line: str) -> None:
+        self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def _numbers(self) -> str:
         return f"{self.shards:,} of {self.total:,} shards  {self._rate()}"
 

@@ -57,7 +57,7 @@ def check_environment(expected: Mapping[str, Any], device: torch.device, precisi
     if differing == ["isa"]:
         told += f" (FUSEDMDN_CPU_ISA={expected['isa']} takes that one, where the processor has it)"
     if differing == ["threads"]:
-        told += f" (--threads {expected['threads']} takes as many)"
+        told += f" (--threads {expected['threads']} takes as many, on Ray --num-cpus)"
     raise EnvironmentRefused(f"this machine would write other bits: {told}")
 
 

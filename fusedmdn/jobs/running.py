@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +23,7 @@ class Reports:
         """So much is to be made."""
 
     def drawn(self, sequences: int, points: int) -> bool:
-        """So much more was drawn; False stops the work."""
+        """So much more was drawn, nothing perhaps; False stops the work."""
         return True
 
     def written(self, record: Record) -> None:
@@ -31,9 +32,13 @@ class Reports:
     def failed(self, shard: int, reason: str) -> None:
         """A shard could not be made; the others are gone on with."""
 
+    def said(self, line: str) -> None:
+        """Something is not as it was asked for, and the work goes on."""
+
 
 Outcome = tuple[int, Record | ShardError]
-Engine = Callable[[Job, list[int], Reports], Iterator[Outcome]]  # gives shards as they are made, in any order
+# Entered, it has refused what cannot be; it gives the shards as they are made, in any order; left, nothing of it runs.
+Engine = Callable[[Job, list[int], Reports], AbstractContextManager[Iterator[Outcome]]]
 
 
 @dataclass
@@ -78,25 +83,28 @@ def run(job: Job, shards: range | None = None, engine: Engine | None = None, rep
         for leftover in job.leftovers(shards):
             leftover.unlink(missing_ok=True)
         missing = []
-        for shard in shards:
-            if job.done(shard) is None:
-                missing.append(shard)
-            reports.checked(1)
-        result.kept = len(shards) - len(missing)
-        if missing:
-            outcomes = engine(job, missing, reports)  # which refuses what cannot be, before anything is touched
-            (job.directory / MANIFEST).unlink(missing_ok=True)  # it says that all are there
-            reports.begun(len(missing), sum(len(job.spec.sequences_of(shard)) for shard in missing))
-            try:
-                for shard, outcome in outcomes:
-                    if isinstance(outcome, ShardError):
-                        result.failed[shard] = str(outcome)
-                        reports.failed(shard, str(outcome))
-                    else:
-                        result.written.append(outcome)
-                        reports.written(outcome)
-            except Stopped:
-                result.stopped = True
+        try:
+            for shard in shards:
+                if job.done(shard) is None:
+                    missing.append(shard)
+                else:
+                    result.kept += 1
+                reports.checked(1)
+                if not reports.drawn(0, 0):
+                    raise Stopped
+            if missing:
+                with engine(job, missing, reports) as outcomes:  # refused, nothing has been touched
+                    (job.directory / MANIFEST).unlink(missing_ok=True)  # it says that all are there
+                    reports.begun(len(missing), sum(len(job.spec.sequences_of(shard)) for shard in missing))
+                    for shard, outcome in outcomes:
+                        if isinstance(outcome, ShardError):
+                            result.failed[shard] = str(outcome)
+                            reports.failed(shard, str(outcome))
+                        else:
+                            result.written.append(outcome)
+                            reports.written(outcome)
+        except Stopped:
+            result.stopped = True
         if not result.stopped and not result.failed:
             result.complete = job.write_manifest()
     return result
@@ -105,16 +113,18 @@ def run(job: Job, shards: range | None = None, engine: Engine | None = None, rep
 def in_this_process(device: object = None) -> Engine:
     """One shard after the other, here."""
 
-    def engine(job: Job, shards: list[int], reports: Reports) -> Iterator[Outcome]:
+    @contextmanager
+    def engine(job: Job, shards: list[int], reports: Reports) -> Iterator[Iterator[Outcome]]:
         writer = ShardWriter(job, device)
-        return ((shard, _attempt(writer, shard, reports)) for shard in shards)
+        yield ((shard, attempt(writer, shard, reports.drawn)) for shard in shards)
 
     return engine
 
 
-def _attempt(writer: ShardWriter, shard: int, reports: Reports) -> Record | ShardError:
+def attempt(writer: ShardWriter, shard: int, on_batch: Callable[[int, int], bool]) -> Record | ShardError:
+    """The record of a shard that was made, or why it could not be while others may; raises as `ShardWriter.write`."""
     try:
-        return writer.write(shard, reports.drawn)
+        return writer.write(shard, on_batch)
     except ShardError as error:
         return error
     except torch.OutOfMemoryError as error:
