@@ -8,34 +8,48 @@ config.json carries a SHA-256 of itself, and every file's is checked before anyt
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import files
+from . import files, kinds, sealed
 from .module import FusedLSTMMDN
 from .strokes import Scale
 
 FORMAT = "fusedmdn-1"
 CONFIG = "config.json"
 EMBEDDED = ("kanji",)
+DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another format; the message names the file."""
+
+
+class TensorFile(NamedTuple):
+    """What config.json says of a file of tensors: its name, SHA-256 and size."""
+
+    file: str
+    sha256: str
+    bytes: int
 
 
 def save_model(model: FusedLSTMMDN, directory: str | Path, training: Mapping[str, Tensor] | None = None,
                progress: Mapping[str, Any] | None = None) -> None:  # fmt: skip
-    """Write a model and, for a run that will go on, what else its training needs (tensors, and JSON as `progress`)."""
+    """Write a model and, for a run that will go on, what else its training needs (tensors, and JSON as `progress`).
+
+    Raises ValueError, what was there being intact, if the model was made with what cannot be read back: skip=1, say.
+    """
     directory = Path(directory)
+    kinds.check_saved(model.config(), FusedLSTMMDN.__init__)
     directory.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     config: dict[str, Any] = {
@@ -43,13 +57,12 @@ def save_model(model: FusedLSTMMDN, directory: str | Path, training: Mapping[str
         "model": model.config(),
         "dtype": str(model.head.weight.dtype).removeprefix("torch."),
         "scale": {"shift": list(model.scale.shift), "std": list(model.scale.std)},
-        "weights": _write_tensors(directory, "model", weights),
+        "weights": _write_tensors(directory, "model", weights)._asdict(),
     }
     if training is not None:
-        config["training"] = _write_tensors(directory, "training", dict(training))
+        config["training"] = _write_tensors(directory, "training", dict(training))._asdict()
         config["progress"] = dict(progress or {})
-    config["sha256"] = _digest_of(config)
-    files.write(directory / CONFIG, json.dumps(config, indent=2) + "\n")
+    sealed.write(directory / CONFIG, config)
 
     named = {config[part]["file"] for part in ("weights", "training") if part in config}
     for file in [*directory.glob("model-*.safetensors"), *directory.glob("training-*.safetensors")]:
@@ -77,6 +90,8 @@ def load_training(source: str | Path, device: Any = None) -> tuple[FusedLSTMMDN,
     """
     directory = Path(source)
     config, tensors = _read(directory, ("weights", "training"))
+    if not isinstance(config.get("progress"), dict):
+        raise CheckpointError(f"{directory / CONFIG}: has no progress")
     return _build(directory, config, tensors["weights"], device), tensors["training"], config["progress"]
 
 
@@ -94,12 +109,12 @@ def locate(source: str | Path) -> Path:
     )
 
 
-def _write_tensors(directory: Path, kind: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _write_tensors(directory: Path, kind: str, tensors: dict[str, Tensor]) -> TensorFile:
     data = safetensors.torch.save(tensors, metadata={"format": "pt"})
     digest = hashlib.sha256(data).hexdigest()
     path = directory / f"{kind}-{digest[:16]}.safetensors"
     files.write(path, data)
-    return {"file": path.name, "sha256": digest, "bytes": len(data)}
+    return TensorFile(path.name, digest, len(data))
 
 
 def _read(directory: Path, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -118,41 +133,65 @@ def _read(directory: Path, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return sealed.read(path, FORMAT)
+    except FileNotFoundError as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path}: expected format {FORMAT!r}, got {found!r}")
-    if config.get("sha256") != _digest_of(config):
-        raise CheckpointError(f"{path}: its contents do not match its SHA-256; it is damaged or was edited by hand")
-    return config
+    except sealed.SealError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _read_tensors(directory: Path, config: dict[str, Any], part: str) -> dict[str, Tensor]:
     if part not in config:
         raise CheckpointError(f"{directory / CONFIG}: has no {part} state")
-    path = directory / config[part]["file"]
-    data = path.read_bytes()
+    try:
+        kinds.check(config[part], TensorFile)
+        expected = TensorFile(**config[part])
+        if not re.fullmatch(r"[a-z]+-[0-9a-f]{16}\.safetensors", expected.file):
+            raise ValueError(f"{expected.file!r} is no name of a file of tensors")
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / CONFIG}: {part}: {error}") from error
+    path = directory / expected.file
+    try:
+        size = path.stat().st_size
+        if size != expected.bytes:
+            raise CheckpointError(f"{path}: damaged: {size} bytes, expected {expected.bytes}")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     digest = hashlib.sha256(data).hexdigest()
-    if digest != config[part]["sha256"]:
-        raise CheckpointError(f"{path}: damaged: SHA-256 {digest}, expected {config[part]['sha256']}")
+    if digest != expected.sha256:
+        raise CheckpointError(f"{path}: damaged: SHA-256 {digest}, expected {expected.sha256}")
     try:
         return safetensors.torch.load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
 
 
 def _build(directory: Path, config: dict[str, Any], weights: dict[str, Tensor], device: Any) -> FusedLSTMMDN:
+    """The model, made without memory and given the weights, so that no size in config.json costs more than they do."""
     try:
-        model = FusedLSTMMDN(**config["model"], device=device, dtype=getattr(torch, config["dtype"]))
-        model.load_state_dict(weights)
-        model.scale = Scale(tuple(config["scale"]["shift"]), tuple(config["scale"]["std"]))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        kinds.check(config["model"], FusedLSTMMDN.__init__)
+        dtype = DTYPES[config["dtype"]]
+        if config["model"].get("num_layers", 1) > len(weights):
+            raise ValueError(f"{config['model']['num_layers']} layers, and {len(weights)} tensors")
+        other = [name for name, weight in weights.items() if weight.dtype != dtype]
+        if other:
+            raise ValueError(f"{other[0]} is {weights[other[0]].dtype}, expected {dtype}")
+        model = FusedLSTMMDN(**config["model"], device="meta", dtype=dtype)
+        model.load_state_dict({name: weight.clone() for name, weight in weights.items()}, assign=True)
+        model.scale = _scale(config["scale"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{directory / CONFIG}: does not describe its weights: {error}") from error
-    return model.eval()
+    return model.to(device).eval()
 
 
-def _digest_of(config: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in config.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _scale(values: dict[str, Any]) -> Scale:
+    """The scale, two finite numbers of each, and those of std above zero, in float32 too."""
+    scale = Scale(tuple(values["shift"]), tuple(values["std"]))
+    pairs = all(len(pair) == 2 and {*map(type, pair)} <= {int, float} for pair in scale)
+    with np.errstate(over="ignore"):
+        if not pairs or not np.isfinite(scale.arrays()).all() or not (scale.arrays()[1] > 0).all():
+            raise ValueError(f"scale: expected two finite numbers each, std above zero, got {values!r}")
+    return scale

@@ -40,11 +40,11 @@ class Curve:
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a killed run took after its last checkpoint: they will be taken again."""
         kept = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.exists() else []:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except ValueError:  # cut short by the kill
+            except (ValueError, KeyError, TypeError, RecursionError):  # cut short by the kill, or damaged
                 break
         files.write(self.path, "".join(kept))
 

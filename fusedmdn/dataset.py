@@ -2,15 +2,18 @@
 
 The .npz format, all arrays plain (never pickled): dx, dy (N) and eos (N) of all points one after the other, offsets
 (n + 1) of the sequences in them, labels (n) text, and optionally quantum, the raw unit of dx and dy (0, the default:
-they are raw already, and continuous). Numbers of any integer or float type.
+they are raw already, and continuous). Numbers of any integer or float type. Other arrays are not read.
+
+A file that somebody else made is held to what it says of itself before anything is unpacked, so that no header can ask
+for more memory than the file deserves.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,6 +27,8 @@ from .strokes import FloatArray, Scale, Strokes
 
 PARTS = ("train", "validation", "test")
 COLUMNS = ("dx", "dy", "eos", "offsets", "labels")
+ENDING = 22  # bytes of a zip's last record, of which the eleventh and twelfth say how many files there are
+UNPACKED, TIMES = 1 << 28, 200  # a file may always unpack to so many bytes, and beyond that to so many times its size
 
 
 class StrokeFileError(ValueError):
@@ -163,35 +168,82 @@ def load(source: str | Path) -> StrokeSet:
     path = Path(source)
     if path.suffix != ".npz":
         raise StrokeFileError(f"{path}: expected a .npz file, or the name kanjivg")
-    return read(path, path)
+    try:
+        with open(path, "rb") as file:
+            return read(file, path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, StrokeFileError):
+            raise
+        raise StrokeFileError(f"{path}: cannot be read: {error}") from error
 
 
-def read(source: IO[bytes] | Path, path: Path) -> StrokeSet:
-    """What a .npz file holds; errors call it `path`.
+def read(file: IO[bytes], name: str | Path) -> StrokeSet:
+    """What a .npz file holds; `name` is what errors call it.
 
     Raises:
-        StrokeFileError: as `load`.
+        StrokeFileError: it is damaged, or its arrays do not fit together.
+    """
+    return _checked(name, **read_arrays(file, name, COLUMNS, {"quantum": np.float64(0)}))
+
+
+def read_arrays(
+    file: IO[bytes], name: str | Path, required: Sequence[str], optional: Mapping[str, Any] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays of a .npz file by name, none of them pickled; those of `optional` that are not there as they are given.
+
+    Raises:
+        StrokeFileError: it is damaged, has no array of a required name, or claims to be larger than it can be.
     """
     try:
-        with np.load(source, allow_pickle=False) as file:
-            missing = [name for name in COLUMNS if name not in file.files]
+        size = file.seek(0, 2)
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            file.seek(size - ENDING - len(archive.comment))
+            listed = int.from_bytes(file.read(ENDING)[10:12], "little")
+            if listed != len(members):  # zipfile takes a list of contents that was damaged as it comes
+                raise StrokeFileError(f"{name}: lists {len(members)} arrays, and says that it holds {listed}")
+            for info in members.values():  # a name that was damaged is not the one that stands before the array
+                archive.open(info).close()
+            missing = [column for column in required if column not in members]
             if missing:
-                raise StrokeFileError(f"{path}: no array named {', '.join(missing)}; found {', '.join(file.files)}")
-            arrays = {name: file[name] for name in COLUMNS}
-            quantum = file["quantum"] if "quantum" in file.files else np.float64(0)
+                raise StrokeFileError(f"{name}: no array named {', '.join(missing)}; found {', '.join(members)}")
+            read = [column for column in (*required, *(optional or {})) if column in members]
+            claimed = sum(members[column].file_size for column in read)
+            if claimed > max(UNPACKED, TIMES * size):
+                raise StrokeFileError(f"{name}: {size} bytes that would unpack to {claimed} are no strokes")
+            return {**(optional or {}), **{column: _array(archive, members[column]) for column in read}}
     except StrokeFileError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise StrokeFileError(f"{path}: cannot be read as .npz: {error}") from error
-    return _checked(path, **arrays, quantum=quantum)
+    except Exception as error:  # of what is damaged, zipfile and numpy raise nearly everything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StrokeFileError(f"{name}: cannot be read as .npz: {reason}") from error
 
 
-def _checked(path: Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, quantum: Any) -> StrokeSet:
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """An array as large as its member, of a kind that needs no pickle."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename}: compression {member.compress_type} is not numpy's")
+    with archive.open(member) as data:
+        version = np.lib.format.read_magic(data)
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in headers:
+            raise ValueError(f"{member.filename}: format {version} is not numpy's for numbers and text")
+        shape, _, dtype = headers[version](data)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename}: holds Python objects")
+        claimed, there = math.prod(shape) * dtype.itemsize, member.file_size - data.tell()
+        if claimed != there:
+            raise ValueError(f"{member.filename}: {shape} of {dtype} are {claimed} bytes, {there} are there")
+    with archive.open(member) as data:
+        return np.lib.format.read_array(data, allow_pickle=False)
+
+
+def _checked(name: str | Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, quantum: Any) -> StrokeSet:
     def refuse(what: str) -> StrokeFileError:
-        return StrokeFileError(f"{path}: {what}")
+        return StrokeFileError(f"{name}: {what}")
 
     N, n = dx.size, labels.size
-    for name, array, kinds, shape in (
+    for column, array, kinds, shape in (
         ("dx", dx, "iuf", (N,)),
         ("dy", dy, "iuf", (N,)),
         ("eos", eos, "iufb", (N,)),
@@ -200,19 +252,25 @@ def _checked(path: Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, 
         ("quantum", quantum, "iuf", ()),
     ):
         if array.shape != shape or array.dtype.kind not in kinds:
-            raise refuse(f"{name}: expected shape {shape} and kind {kinds}, got {array.shape} of {array.dtype}")
-    offsets = offsets.astype(np.int64)
-    if offsets[0] != 0 or offsets[-1] != N or (np.diff(offsets) < 0).any():
+            raise refuse(f"{column}: expected shape {shape} and kind {kinds}, got {array.shape} of {array.dtype}")
+    if offsets[0] != 0 or offsets[-1] != N or (offsets[1:] < offsets[:-1]).any():
         raise refuse(f"offsets must rise from 0 to {N}, got {offsets[0]} to {offsets[-1]}")
-    if not (np.isfinite(quantum) and quantum >= 0):
+    unit = float(quantum)
+    if not 0 <= unit < math.inf:
         raise refuse(f"quantum must be >= 0, got {quantum}")
-    points = np.column_stack([dx, dy, eos]).astype(np.float64)
-    points[:, :2] *= float(quantum) or 1.0
-    with np.errstate(over="ignore"):  # what does not fit float32 is refused as infinite
-        rows = points.astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    points = np.empty((N, 3), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 is refused as infinite
+        for k, values in enumerate((dx, dy)):
+            points[:, k] = values.astype(np.float64) * (unit or 1.0)
+        points[:, 2] = eos
+    wrong = np.flatnonzero(~np.isfinite(points).all(axis=1))
     if wrong.size:
         raise refuse(f"row {wrong[0]} is not finite")
-    if not np.isin(rows[:, 2], (0, 1)).all():
+    if not np.isin(eos, (0, 1)).all():
         raise refuse("eos must be 0 or 1 everywhere")
-    return StrokeSet(rows, offsets, tuple(labels.tolist()), float(quantum))
+    try:
+        texts = tuple(labels.tolist())
+        "".join(texts).encode()
+    except (ValueError, SystemError) as error:  # lone surrogates; numbers that are no characters at all
+        raise refuse(f"labels are not text: {error}") from error
+    return StrokeSet(points, offsets.astype(np.int64), texts, unit)

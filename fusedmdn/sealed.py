@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from . import files
+
+DEEPEST = 32
+TOO_DEEP = f"nested more than {DEEPEST} times"
 
 
 class SealError(ValueError):
@@ -16,9 +21,12 @@ class SealError(ValueError):
 
 
 def write(path: str | Path, document: Mapping[str, Any]) -> str:
-    """Write an object with its "sha256", atomically; gives that."""
+    """Write an object with its "sha256", atomically; gives that.
+
+    Raises ValueError, nothing being written, for a number that is not finite: `read` would not take it.
+    """
     digest = digest_of(document)
-    files.write(path, json.dumps({**document, "sha256": digest}, indent=2) + "\n")
+    files.write(path, json.dumps({**document, "sha256": digest}, indent=2, allow_nan=False) + "\n")
     return digest
 
 
@@ -44,26 +52,39 @@ def read(path: str | Path, expected: str) -> dict[str, Any]:
 
 
 def parse(data: bytes) -> Any:
-    """JSON to the letter: no name twice in an object, and no NaN or infinity.
+    """JSON to the letter: no name twice in an object, no number that is not finite, nested DEEPEST times at most.
 
     Raises:
-        ValueError: it is not, or is nested too deep.
+        ValueError: it is not.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
-        if twice is not None:
-            raise ValueError(f"{twice!r} is there twice")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"{name!r} is there twice")
+        return found
 
-    def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON's")
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError(f"{number} is no finite number")
+        return value
 
     try:
-        return json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        document = json.loads(data.decode(), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level = [document]
+    for _ in range(DEEPEST):
+        level = [v for value in level if isinstance(value, (dict, list)) for v in _inside(value)]
+        if not level:
+            return document
+    raise ValueError(TOO_DEEP)
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def digest_of(document: Mapping[str, Any]) -> str:

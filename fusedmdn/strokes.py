@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,14 +36,14 @@ class Strokes:
         label: what is written, if known.
 
     Raises:
-        ValueError: another shape, a value that is not finite, or an eos that is neither 0 nor 1.
+        ValueError: no numbers, another shape, a value that is not finite, or an eos that is neither 0 nor 1.
     """
 
     points: FloatArray
     label: str = field(default="")
 
     def __post_init__(self) -> None:
-        points = np.ascontiguousarray(self.points, dtype=np.float32)
+        points = np.ascontiguousarray(_numbers("strokes", self.points))
         if points.ndim != 2 or points.shape[1] != 3:
             raise ValueError(f"strokes: expected shape (N, 3), rows (dx, dy, eos), got {points.shape}")
         if not np.isfinite(points).all():
@@ -66,13 +66,14 @@ class Strokes:
     @classmethod
     def from_polylines(cls, polylines: Sequence[ArrayLike], label: str = "") -> Strokes:
         """From pen strokes as absolute points, (n, 2) each; empty ones are left out."""
-        lines = [np.asarray(line, dtype=np.float64).reshape(-1, 2) for line in polylines]
+        lines = [_numbers("polylines", line, np.float64).reshape(-1, 2) for line in polylines]
         lines = [line for line in lines if len(line)]
         if not lines:
             return cls(np.zeros((0, 3), np.float32), label)
         eos = np.concatenate([np.arange(len(line)) == len(line) - 1 for line in lines])
-        offsets = np.diff(np.concatenate(lines), axis=0, prepend=np.zeros((1, 2)))
-        return cls(np.column_stack([offsets, eos]).astype(np.float32), label)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+            offsets = np.diff(np.concatenate(lines), axis=0, prepend=np.zeros((1, 2)))
+        return cls(np.column_stack([offsets, eos]), label)
 
     def polylines(self) -> list[NDArray[np.float64]]:
         """Pen strokes as absolute points, (n, 2) float64 each."""
@@ -85,13 +86,13 @@ class Strokes:
         """From sketch-rnn's (dx, dy, draw, lift, end) rows, up to the first end row.
 
         Raises:
-            ValueError: another shape, or a row whose last three values are not one-hot.
+            ValueError: no numbers, another shape, or a row whose last three values are not one-hot.
         """
-        rows = np.asarray(rows, dtype=np.float32)
+        rows = _numbers("stroke-5", rows)
         if rows.ndim != 2 or rows.shape[1] != 5:
             raise ValueError(f"stroke-5: expected shape (N, 5), rows (dx, dy, draw, lift, end), got {rows.shape}")
         pen = rows[:, 2:]
-        wrong = np.flatnonzero((pen.sum(1) != 1) | ((pen != 0) & (pen != 1)).any(1))
+        wrong = np.flatnonzero(((pen == 1).sum(1) != 1) | ((pen != 0) & (pen != 1)).any(1))
         if wrong.size:
             raise ValueError(f"stroke-5: row {wrong[0]} is not one-hot: {pen[wrong[0]].tolist()}")
         ends = np.flatnonzero(rows[:, 4] == 1)
@@ -116,12 +117,17 @@ class Strokes:
 
     @classmethod
     def from_rows(cls, rows: ArrayLike, scale: Scale = Scale(), label: str = "") -> Strokes:  # noqa: B008
-        """The inverse of `rows`: (N, 3) or (N, 5) rows in a model's units."""
-        rows = np.asarray(rows, dtype=np.float32)
+        """The inverse of `rows`: (N, 3) or (N, 5) rows in a model's units.
+
+        Raises:
+            ValueError: no rows of strokes, or not finite in raw units.
+        """
+        rows = _numbers("rows", rows)
         strokes = cls(rows, label) if rows.ndim == 2 and rows.shape[1] == 3 else cls.from_stroke5(rows, label)
         points = strokes.points.copy()
         shift, std = scale.arrays()
-        points[:, :2] = points[:, :2] * std + shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            points[:, :2] = points[:, :2] * std + shift
         return cls(points, label)
 
     def _repr_svg_(self) -> str:
@@ -134,3 +140,15 @@ class Strokes:
         from .render import draw
 
         draw([self], path)
+
+
+def _numbers(what: str, values: ArrayLike, dtype: type = np.float32) -> NDArray[Any]:
+    """Real numbers as an array of floats; those that do not fit are infinite."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # of what is no array, numpy and torch raise each of these
+        raise ValueError(f"{what}: expected numbers: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{what}: expected numbers, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)

@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import files
+from . import files, kinds
 from .batches import EVALUATION_SEED, Batches
-from .checkpoint import CONFIG, load_training, save_model
+from .checkpoint import CONFIG, CheckpointError, save_model
 from .curve import Curve
 from .dataset import StrokeSet
 from .distributed import ALONE, World
 from .evaluate import Evaluation, evaluate
 from .module import FusedLSTMMDN
 from .optim import GravesRMSprop
+from .resuming import best_is_intact, last_of
 from .signals import stopping
 
 SKIPS_ALLOWED = 10  # non-finite steps in a row before training stops
@@ -92,7 +93,8 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an option out of range."""
+        """Raise ValueError for an option of another kind, or out of range."""
+        kinds.check_saved(dataclasses.asdict(self), TrainOptions)
         for name, allowed in (
             ("pen", ("bernoulli", "categorical")),
             ("optimizer", ("adam", "graves")),
@@ -215,27 +217,24 @@ class Trainer:
         On the CPU, with as many as before, the result is bitwise that of a run that was never stopped.
 
         Raises:
-            CheckpointError: RUN/last is missing or damaged.
+            CheckpointError: RUN/last is missing or damaged; the message says whether RUN/best is intact.
             ValueError: the data is not what the run was trained on, or the processes found different checkpoints.
         """
         run = Path(run)
-        model, tensors, progress = load_training(run / "last", device)
+        last = last_of(run, device, TrainOptions)
         self = cls.__new__(cls)
-        self._prepare(TrainOptions(**progress["options"]), data, run, device, world)
-        if progress["data"] != self.digests:
-            raise ValueError(f"{run} was trained on other data (SHA-256 {progress['data']}, not {self.digests})")
-        lost = progress["best"] is None or not (run / "best" / CONFIG).exists()
-        self.best = math.inf if lost else progress["best"]
+        self._prepare(last.options, data, run, device, world)
+        progress = last.progress
+        if progress.data != self.digests:
+            raise ValueError(f"{run} was trained on other data (SHA-256 {progress.data}, not {self.digests})")
+        if progress.step > self.steps:
+            raise CheckpointError(f"{run / 'last' / CONFIG}: step {progress.step} of a run of {self.steps}")
+        self.best = progress.best if progress.best is not None and best_is_intact(run) else math.inf
         world.check_same(str(run), f"{(run / 'last' / CONFIG).read_text()} {self.best}", self.device)
-        self._set_up(model)
-        names = [name for name, _ in model.named_parameters()]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            name, field = key.rsplit("/", 1)
-            state.setdefault(names.index(name), {})[field] = value
+        self._set_up(last.model)
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step, self.since_best, self.skips = progress["step"], progress["since_best"], 0
+        self.optimizer.load_state_dict({"state": last.state, "param_groups": groups})
+        self.step, self.since_best, self.skips = progress.step, progress.since_best, 0
         if world.leads:
             for directory in (run, run / "last", run / "best"):
                 files.sweep(directory)

@@ -25,7 +25,7 @@ from . import files
 from .ops import forced, launch, plans, reference, tuned
 from .ops import triton as kernels
 
-DIRECTIONS = ("forward", "backward")
+DIRECTIONS = tuned.KNOWN["direction"]
 CHECKED_STEPS = 4
 WARM_UP = 3  # runs of every plan
 ROUNDINGS = 4  # a result may be off beyond twice the reference's own error
@@ -57,7 +57,7 @@ PRECISIONS = {
 
 
 class TuneError(RuntimeError):
-    """Nothing can be measured here, or the file of measured plans cannot be used."""
+    """Nothing can be measured here."""
 
 
 class Size(NamedTuple):
@@ -161,7 +161,8 @@ def tune(
     What the file knew of other sizes is kept. A size of which no plan counts is not written.
 
     Raises:
-        TuneError: the file is damaged or another device's (before anything is measured), or the device failed.
+        PlansError: the file is damaged or another device's (before anything is measured).
+        TuneError: the device failed.
         OSError: the file cannot be written.
     """
     read(path, name)
@@ -306,7 +307,7 @@ def entry(result: Result, steps: int, rounds: int) -> Entry:
 def store(path: Path, name: str, new: Entry) -> None:
     """Put a size into the file, in place of what was measured of it before; this process uses it at once.
 
-    Raises TuneError, as `read`, and OSError.
+    Raises PlansError, as `read`, and OSError.
     """
     import triton
 
@@ -319,29 +320,25 @@ def store(path: Path, name: str, new: Entry) -> None:
 def read(path: Path, name: str) -> list[Entry]:
     """What the file says, nothing if there is none.
 
-    Raises TuneError if it is damaged, or of another device than `name` or another version of Triton.
+    Raises PlansError if it is damaged, or of another device than `name` or another version of Triton.
     """
     import triton
 
-    if not path.exists():
-        return []
     try:
-        table = json.loads(path.read_text())
-        found, version, entries = table["device"], table["triton"], table["plans"]
-        whole = all(_is_entry(e) for e in entries)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TuneError(f"{path} is damaged ({error!r}); delete it to measure anew") from error
-    if not whole:
-        raise TuneError(f"{path} is damaged (not every plan in it is one); delete it to measure anew")
+        table = tuned.entries(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise tuned.PlansError(f"{path} cannot be read: {error}") from error
+    except tuned.PlansError as error:
+        raise tuned.PlansError(f"{error}; delete it to measure anew") from error
+    found, version = table.get("device"), table.get("triton")
+    if not isinstance(found, str) or not isinstance(version, str):
+        raise tuned.PlansError(f"{path} is damaged (it names no device and Triton); delete it to measure anew")
     if (found, version) != (name, triton.__version__):
-        raise TuneError(
+        raise tuned.PlansError(
             f"{path} was measured on {found} with Triton {version}, this is {name} with Triton {triton.__version__}; "
             "delete it to measure anew"
         )
+    entries: list[Entry] = table["plans"]
     return entries
-
-
-def _is_entry(e: Entry) -> bool:
-    numbers = all(isinstance(e[field], int) for field in ("H", "B", "rows", "units"))
-    known = e["precision"] in (p.stored for p in PRECISIONS.values()) and e["plan"] in ("persistent", "stepwise")
-    return numbers and known and e["direction"] in DIRECTIONS

@@ -12,10 +12,22 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .plans import Tuned
+
+KINDS = {"direction": str, "H": int, "precision": str, "B": int, "plan": str, "rows": int, "units": int}
+KNOWN = {
+    "direction": ("forward", "backward"),
+    "precision": ("bfloat16", "float16", "tf32", "tf32x3"),
+    "plan": ("persistent", "stepwise"),
+}
+
+
+class PlansError(ValueError):
+    """A file of measured plans that cannot be used; the message names it."""
 
 
 def folder() -> Path:
@@ -41,14 +53,41 @@ def load(device: torch.device) -> Tuned:
 
 def read(path: Path) -> Tuned:
     """The measured plans of a file; empty if there is none, or, with a warning, if it cannot be read."""
-    if not path.exists():
-        return {}
     try:
         table: dict[tuple[str, int, str], dict[int, tuple[str, int, int]]] = {}
-        for e in json.loads(path.read_text())["plans"]:
+        for e in entries(path)["plans"]:
             key = e["direction"], e["H"], e["precision"]
             table.setdefault(key, {})[e["B"]] = e["plan"], e["rows"], e["units"]
         return table
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{path} is not what `fusedmdn tune` writes ({error!r}); it is not used", stacklevel=2)
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{error}; it is not used", stacklevel=2)
+        return {}
+
+
+def entries(path: Path) -> dict[str, Any]:
+    """The object in a file of measured plans, its "plans" a list of what KINDS and KNOWN say.
+
+    Raises:
+        PlansError: it is damaged, or no such file.
+        OSError: it is not there, or cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        document = json.loads(data.decode())
+        wrong = [e for e in document["plans"] if not _is_entry(e)]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PlansError(f"{path} is damaged (not what `fusedmdn tune` writes: {error!r})") from error
+    if wrong or not isinstance(document["plans"], list):
+        raise PlansError(f"{path} is damaged (not every plan in it is one)")
+    return document
+
+
+def _is_entry(e: Any) -> bool:
+    return (
+        isinstance(e, dict)
+        and all(type(e.get(field)) is kind for field, kind in KINDS.items())
+        and all(e[field] in known for field, known in KNOWN.items())
+        and min(e["H"], e["B"]) >= 1
+    )

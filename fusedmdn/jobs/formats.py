@@ -11,7 +11,6 @@ import functools
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -178,14 +177,10 @@ def from_npz(data: bytes, name: str) -> Piece:
         JobError: it is none of this package's, is damaged, or has no indices.
     """
     try:
-        strokes = dataset.read(io.BytesIO(data), Path(name))
-    except ValueError as error:
+        strokes = dataset.read(io.BytesIO(data), name)
+        index = dataset.read_arrays(io.BytesIO(data), name, ("index",))["index"]
+    except dataset.StrokeFileError as error:
         raise JobError(str(error)) from error
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            index = file["index"]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise JobError(f"{name}: index: cannot be read: {error}") from error
     if index.shape != (len(strokes),) or index.dtype.kind not in "iu":
         expected = f"shape ({len(strokes)},) of integers"
         raise JobError(f"{name}: index: expected {expected}, got {index.shape} of {index.dtype}")

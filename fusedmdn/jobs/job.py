@@ -156,7 +156,7 @@ class Job:
                 raise JobError(f"{directory / CONFIG}: these are not the job's weights: SHA-256 {found}, expected "
                                f"{self.spec.checkpoint['sha256']}")  # fmt: skip
             return load_model(directory, device)
-        except (CheckpointError, sealed.SealError, FileNotFoundError) as error:
+        except (CheckpointError, sealed.SealError, OSError) as error:
             raise JobError(f"the job's weights: {error}") from error
 
     def prime(self) -> StrokeSet | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ DTYPES = {"float32": None, "bf16": torch.bfloat16}  # what `generate` is asked f
 OUTPUTS = ("parquet", "npz", "svg")
 PLANS = ("resident", "rows", "graph")
 BACKENDS = ("reference", "cpu", "triton")
+LARGEST = sys.float_info.max
 MOST = 1 << 62  # sequences, counted and indexed in int64
 
 
@@ -80,7 +81,7 @@ class JobSpec:
             )
         for name in ("bias", "temperature"):
             number = getattr(self, name)
-            if type(number) not in (int, float) or not 0 <= number < math.inf or (name == "temperature" and not number):
+            if type(number) not in (int, float) or not 0 <= number <= LARGEST or (name == "temperature" and not number):
                 bound = "> 0" if name == "temperature" else ">= 0"
                 raise JobError(f"{name}: expected a finite number {bound}, got {number!r}")
             object.__setattr__(self, name, float(number))

@@ -5,10 +5,11 @@ import os
 import resource
 import signal
 
+import numpy as np
 import pytest
 import torch
 
-from fusedmdn import FusedLSTMMDN, Scale, checkpoint, files
+from fusedmdn import FusedLSTMMDN, Scale, checkpoint, files, sealed
 from fusedmdn.checkpoint import CheckpointError, load_training, save_model
 
 from ..killer import Killer
@@ -154,7 +155,7 @@ def test_a_config_of_other_weights_is_refused(tmp_path):
     for change in ({"hidden_size": 9}, {"pen": "bernoulli"}, {"surprise": 1}, {"num_layers": 0}):
         config = json.loads(path.read_text())
         config["model"] |= change
-        config["sha256"] = checkpoint._digest_of(config)
+        config["sha256"] = sealed.digest_of(config)
         path.write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=r"config\.json: does not describe its weights"):
             FusedLSTMMDN.from_pretrained(tmp_path)
@@ -194,3 +195,19 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         file.write(b"new")
         raise ZeroDivisionError
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("x", "old")]
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"skip": 1}, "skip: expected bool, got 1"),
+        ({"dropout": True}, "dropout: expected float, got True"),
+        ({"clip_gates": float("inf")}, "not JSON compliant"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_saved(tmp_path, made, message):
+    with pytest.raises(ValueError, match=message):
+        save_model(FusedLSTMMDN(5, 8, 1, 3, **made), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    FusedLSTMMDN(5, 8, 1, 3, dropout=np.float64(0.5), clip_gates=1).save_pretrained(tmp_path)
+    assert FusedLSTMMDN.from_pretrained(tmp_path).dropout == 0.5

@@ -487,7 +487,7 @@ def test_reading_what_is_not_there(tmp_path, categorical):
             list(jobs.read(wrong))
     strokes = StrokeSet.of([Strokes([[1, 2, 1]])])
     strokes.save(tmp_path / "plain.npz")
-    with pytest.raises(JobError, match=r"plain\.npz: index: cannot be read"):
+    with pytest.raises(JobError, match=r"plain\.npz: no array named index; found dx"):
         list(jobs.read(tmp_path / "plain.npz"))
 
 

@@ -180,6 +180,8 @@ def test_a_set_without_validation_part_is_refused(tmp_path):
         ({"pen": "quill"}, "pen must be one of bernoulli, categorical; got 'quill'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adam, graves; got 'sgd'"),
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"epochs": 1.5}, "epochs: expected int, got 1.5"),
+        ({"epochs": 1 << 64}, "epochs: expected at most 64 bits, got 18446744073709551616"),
         ({"lr": 0.0}, "lr must be > 0 and finite, got 0.0"),
         ({"augment": -0.1}, "augment must be >= 0 and finite, got -0.1"),
         ({"augment": math.inf}, "augment must be >= 0 and finite, got inf"),

@@ -125,11 +125,16 @@ def test_measured_plans_are_taken(tmp_path, monkeypatch):
     assert choose(B=64, tuned=table, device=small) == choose(B=64, device=small)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"plans": 3}', '{"plans": [{}]}'])
+ENTRY = '{"direction": "forward", "H": 8, "precision": "tf32", "B": "8", "plan": "stepwise", "rows": 0, "units": 0}'
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"plans": 3}', '{"plans": {}}', '{"plans": [{}]}', f'{{"plans": [{ENTRY}]}}', "[" * 10**5]
+)
 def test_a_damaged_file_of_measured_plans_is_named(tmp_path, text):
     path = tmp_path / "plans.json"
     path.write_text(text)
-    with pytest.warns(UserWarning, match=r"plans\.json is not what `fusedmdn tune` writes"):
+    with pytest.warns(UserWarning, match=r"plans\.json is damaged \(.*; it is not used"):
         assert tuned.read(path) == {}
     assert tuned.read(tmp_path / "none.json") == {}
 
