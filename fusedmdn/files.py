@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     `sweep` removes). Raises OSError, the old file intact, if the disk is full or the directory is missing.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # pods all have pid 1
     try:
         with open(temporary, "wb") as file:
             yield file

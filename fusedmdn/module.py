@@ -77,8 +77,8 @@ class FusedLSTMMDN(nn.Module):
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be in [0, 1], got {dropout}")
         for name, bound in (("clip_gates", clip_gates), ("clip_output", clip_output)):
-            if bound is not None and not bound > 0:
-                raise ValueError(f"{name} must be > 0 or None, got {bound}")
+            if bound is not None and not 0 < bound < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, or None; got {bound}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.num_mixtures, self.pen, self.skip, self.peephole = num_mixtures, pen, skip, peephole
         self.means, self.batch_first, self.dropout = means, batch_first, dropout

@@ -11,7 +11,10 @@ from fusedmdn.cli import app
 from .conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = {"README.md": README, **{f"docs/{name}": (ROOT / "docs" / name).read_text() for name in ("jobs.md",)}}
+PAGES = {
+    "README.md": README,
+    **{f"docs/{name}": (ROOT / "docs" / name).read_text() for name in ("jobs.md", "training.md")},
+}
 
 
 def run_blocks(page, number):

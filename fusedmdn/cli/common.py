@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import render, tune
-from ..checkpoint import CheckpointError
-from ..dataset import StrokeFileError
 from ..ops import forced
 from ..train import TrainingDiverged
 
@@ -38,7 +36,7 @@ def told_plainly(command: Function) -> Function:
             return command(*args, **kwargs)
         except TrainingDiverged as error:
             code, message = 1, str(error)
-        except (StrokeFileError, CheckpointError, tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
+        except (tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
             code, message = 2, str(error)
         except (torch.OutOfMemoryError, forced.PlanError) as error:
             code, message = 2, str(error)

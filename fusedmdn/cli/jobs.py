@@ -219,10 +219,12 @@ class _Progress(jobs.Reports):
         self.total, self.since = shards, time.monotonic()
         self.bar.reset(self.task, description="sampling", total=sequences)
 
-    def drawn(self, sequences: int, points: int) -> bool:
+    def drawn(self, sequences: int, points: int) -> None:
         self.points += points
         self.bar.update(self.task, advance=sequences, numbers=self._numbers())
-        return not self.stop
+
+    def stopping(self) -> bool:
+        return bool(self.stop)
 
     def written(self, record: jobs.Record) -> None:
         self.shards += 1

@@ -21,8 +21,8 @@ import torch
 
 from .errors import JobError, ShardError
 from .job import Job, Record
-from .running import Engine, Outcome, Reports, attempt
-from .shard import ShardWriter, Stopped
+from .running import Engine, Outcome, Reports, Stopped, attempt
+from .shard import ShardWriter
 
 POLL = 0.25  # seconds between two looks at whether to stop
 GIVEN_UP = 3  # shards in a row that ended every process that tried them: it is not the shards, then
@@ -104,7 +104,7 @@ class _Maker:
 
     def make(self, shard: int) -> Record | ShardError:
         """Make a shard."""
-        return attempt(self.writer, shard, lambda sequences, points: True)
+        return attempt(self.writer, shard, lambda sequences, points: None)
 
 
 class _Crew:
@@ -161,7 +161,7 @@ class _Crew:
     def _turn(self) -> Iterator[Outcome]:
         """Wait a moment for an actor to end what it does, and see what that was."""
         done, _ = self.ray.wait([*self.tasks], timeout=POLL)
-        if not self.reports.drawn(0, 0):
+        if self.reports.stopping():
             raise Stopped
         for task in done:
             actor, shard = self.tasks.pop(task)

@@ -10,7 +10,11 @@ import torch
 
 from .errors import JobError, ShardError
 from .job import MANIFEST, Job, Record
-from .shard import ShardWriter, Stopped
+from .shard import ShardWriter
+
+
+class Stopped(Exception):
+    """The work was asked to stop; shards that were at hand are not written."""
 
 
 class Reports:
@@ -22,9 +26,12 @@ class Reports:
     def begun(self, shards: int, sequences: int) -> None:
         """So much is to be made."""
 
-    def drawn(self, sequences: int, points: int) -> bool:
-        """So much more was drawn, nothing perhaps; False stops the work."""
-        return True
+    def drawn(self, sequences: int, points: int) -> None:
+        """So much more was drawn."""
+
+    def stopping(self) -> bool:
+        """Whether to stop; asked often."""
+        return False
 
     def written(self, record: Record) -> None:
         """A shard is written and recorded."""
@@ -90,10 +97,10 @@ def run(job: Job, shards: range | None = None, engine: Engine | None = None, rep
                 else:
                     result.kept += 1
                 reports.checked(1)
-                if not reports.drawn(0, 0):
+                if reports.stopping():
                     raise Stopped
             if missing:
-                with engine(job, missing, reports) as outcomes:  # refused, nothing has been touched
+                with engine(job, missing, reports) as outcomes:  # which refuses before anything is touched
                     (job.directory / MANIFEST).unlink(missing_ok=True)  # it says that all are there
                     reports.begun(len(missing), sum(len(job.spec.sequences_of(shard)) for shard in missing))
                     for shard, outcome in outcomes:
@@ -116,12 +123,18 @@ def in_this_process(device: object = None) -> Engine:
     @contextmanager
     def engine(job: Job, shards: list[int], reports: Reports) -> Iterator[Iterator[Outcome]]:
         writer = ShardWriter(job, device)
-        yield ((shard, attempt(writer, shard, reports.drawn)) for shard in shards)
+
+        def on_batch(sequences: int, points: int) -> None:
+            reports.drawn(sequences, points)
+            if reports.stopping():
+                raise Stopped
+
+        yield ((shard, attempt(writer, shard, on_batch)) for shard in shards)
 
     return engine
 
 
-def attempt(writer: ShardWriter, shard: int, on_batch: Callable[[int, int], bool]) -> Record | ShardError:
+def attempt(writer: ShardWriter, shard: int, on_batch: Callable[[int, int], None]) -> Record | ShardError:
     """The record of a shard that was made, or why it could not be while others may; raises as `ShardWriter.write`."""
     try:
         return writer.write(shard, on_batch)

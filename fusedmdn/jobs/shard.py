@@ -20,10 +20,6 @@ from .formats import Piece
 from .job import Job, Record
 
 
-class Stopped(Exception):
-    """The work was asked to stop; the shard at hand is not written."""
-
-
 class ShardWriter:
     """Makes a job's shards in this process.
 
@@ -47,16 +43,15 @@ class ShardWriter:
         self.prefixes = [] if prime is None else [strokes.points for strokes in prime]
         self.prime = None if prime is None else _padded(prime, self.model)
 
-    def write(self, shard: int, on_batch: Callable[[int, int], bool] = lambda sequences, points: True) -> Record:
+    def write(self, shard: int, on_batch: Callable[[int, int], None] = lambda sequences, points: None) -> Record:
         """Make a shard, whatever is there already.
 
         Args:
             shard: its number.
-            on_batch: told the sequences and points of each batch that is drawn; False stops the work.
+            on_batch: told the sequences and points of each batch that is drawn; what it raises ends the work.
 
         Raises:
             ShardError: its strokes are not finite, or too many for a file.
-            Stopped: `on_batch` said so.
             OSError: it cannot be written; what was there is intact.
         """
         job, sequences = self.job, self.job.spec.sequences_of(shard)
@@ -64,8 +59,7 @@ class ShardWriter:
         for start in range(0, len(sequences), job.spec.batch_size):
             strokes = self.draw(sequences[start : start + job.spec.batch_size])
             parts.append(strokes)
-            if not on_batch(len(strokes), len(strokes.points)):
-                raise Stopped
+            on_batch(len(strokes), len(strokes.points))
         strokes = StrokeSet.joined(parts)
         wrong = np.flatnonzero(~np.isfinite(strokes.points).all(axis=1))
         if wrong.size:

@@ -34,8 +34,8 @@ def assert_whole(directory, expected):
 
 
 @contextmanager
-def command(*arguments, **options):
-    """`fusedmdn jobs run` at work, in a session of its own, which is empty afterwards."""
+def command(*arguments, lingering=None, **options):
+    """`fusedmdn jobs run` at work, in a session of its own, which is then empty, or put into `lingering`."""
     words = [sys.executable, "-m", "fusedmdn", "jobs", "run", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(words, **pipes, start_new_session=True, **options)
@@ -46,11 +46,10 @@ def command(*arguments, **options):
         process.wait()
         for pipe in (process.stdout, process.stderr):
             pipe.close()
-        try:
-            wait_until(lambda: not session(process.pid), "the run's processes to be gone")
-        finally:
-            for pid in session(process.pid):
-                os.kill(pid, signal.SIGKILL)
+        if lingering is None:
+            wait_until_empty(process.pid)
+        else:
+            lingering.append(process.pid)
 
 
 def ended(process):
@@ -74,6 +73,15 @@ def wait_until(condition, what, seconds=PATIENCE):
     return found
 
 
+def wait_until_empty(leader):
+    """Wait until a session's processes are gone, and see to it."""
+    try:
+        wait_until(lambda: not session(leader), "the run's processes to be gone")
+    finally:
+        for pid in session(leader):
+            os.kill(pid, signal.SIGKILL)
+
+
 def session(leader):
     """Processes of a session that are alive, and the command line of each."""
     found = {}
@@ -82,7 +90,7 @@ def session(leader):
             try:
                 state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
                 if int(session) == leader and state != "Z":
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
             except (FileNotFoundError, ProcessLookupError):
                 pass
     return found

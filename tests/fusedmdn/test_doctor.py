@@ -138,7 +138,7 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_wrapped_ones(monkeypatch):
         "part", f"  {'name':22} {text}end", "what is wrong", f"  {text}is wrong", f"    {text}is to be done"
     ]  # fmt: skip
     console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
-    monkeypatch.setattr(cli, "console", console)
+    monkeypatch.setattr(cli.machine, "console", console)
     command()
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 80

@@ -225,8 +225,10 @@ def test_a_stop_leaves_whole_shards(tmp_path, categorical):
         batches = 0
 
         def drawn(self, sequences, points):
-            self.batches += sequences > 0
-            return self.batches < 5
+            self.batches += 1
+
+        def stopping(self):
+            return self.batches >= 5
 
     result = jobs.run(job, reports=Stopping())
     assert result.stopped

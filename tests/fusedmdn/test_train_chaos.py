@@ -1,5 +1,6 @@
 """Training that is killed: what is on the disk is right at any moment, and the run ends as if nothing had happened."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -148,11 +149,10 @@ class Training:
         if self.processes == 1:
             return [self.main]
         ranks = {}
-        for child in self.main.children():
-            try:
-                ranks[int(child.environ()["RANK"])] = child
-            except (KeyError, psutil.Error):  # not, or no longer, one that trains
-                continue
+        with contextlib.suppress(psutil.NoSuchProcess):  # torchrun has ended
+            for child in self.main.children():
+                with contextlib.suppress(KeyError, psutil.Error):  # not, or no longer, one that trains
+                    ranks[int(child.environ()["RANK"])] = child
         return [ranks[rank] for rank in sorted(ranks)]
 
     def wait_for(self, condition, seconds=60):
