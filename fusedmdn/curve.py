@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class Curve:
     def log(self, line: dict[str, Any]) -> None:
         """Append a step's numbers, or a validation's. It is on the disk when `sync` has been called."""
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
         if self.board is not None:
             prefix, values = ("validation", line["validation"]) if "validation" in line else ("train", line)
             for name, value in values.items():
@@ -59,3 +60,10 @@ class Curve:
         with SummaryWriter(str(self.run / "tensorboard"), purge_step=step + 1) as self.board:
             yield
         self.board = None
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -230,6 +230,9 @@ class Trainer:
         if progress.step > self.steps:
             raise CheckpointError(f"{run / 'last' / CONFIG}: step {progress.step} of a run of {self.steps}")
         self.best = progress.best if progress.best is not None and best_is_intact(run) else math.inf
+        ended = progress.step == self.steps or progress.since_best >= self.options.patience
+        if ended and progress.best is not None and math.isinf(self.best):
+            raise CheckpointError(f"{run / 'best'}: is damaged, and the run is at its end; {run / 'last'} is intact")
         world.check_same(str(run), f"{(run / 'last' / CONFIG).read_text()} {self.best}", self.device)
         self._set_up(last.model)
         groups = self.optimizer.state_dict()["param_groups"]

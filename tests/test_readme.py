@@ -49,10 +49,11 @@ def test_commands_and_options_exist(page):
         result = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, [*path, "--help"])
         assert result.exit_code == 0, line
         for option in (word for word in words if word.startswith("-")):
-            assert option in result.output, f"{command} has no {option}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.output), f"{command} has no {option}"
 
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^    make (\S+)", README, re.MULTILINE):
+    pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
+    for target in re.findall(r"^    make (\S+)", "\n".join(pages), re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

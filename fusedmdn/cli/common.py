@@ -18,8 +18,6 @@ from ..train import TrainingDiverged
 
 console = Console()
 Function = TypeVar("Function", bound=Callable[..., Any])
-SAMPLING_PLANS = [name for name, family in forced.FAMILY.items() if family == "generate"]
-SAMPLING_DTYPES = {"float32": None, "bf16": torch.bfloat16}
 
 Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
@@ -38,8 +36,8 @@ def told_plainly(command: Function) -> Function:
             code, message = 1, str(error)
         except (tune.TuneError, ValueError, OSError, ModuleNotFoundError) as error:
             code, message = 2, str(error)
-        except (torch.OutOfMemoryError, forced.PlanError) as error:
-            code, message = 2, str(error)
+        except (torch.OutOfMemoryError, MemoryError, forced.PlanError) as error:
+            code, message = 2, str(error) or "there is not enough memory"
         Console(stderr=True).print("[red]error:[/]", escape(message), highlight=False, soft_wrap=True)
         raise typer.Exit(code)
 
@@ -56,6 +54,12 @@ def device_of(name: str, threads: int | None) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def given(context: typer.Context) -> set[str]:
+    """The parameters that the user gave."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def check_output(path: Path, *endings: str) -> None:

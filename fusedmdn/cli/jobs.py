@@ -16,16 +16,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .. import jobs, render
+from ..jobs.creating import SHARD_SIZE
 from ..signals import stopping
 from .common import (
-    SAMPLING_DTYPES,
-    SAMPLING_PLANS,
     Checkpoint,
     Device,
     Threads,
     check_output,
     console,
     device_of,
+    given,
     say,
     told_plainly,
 )
@@ -34,6 +34,8 @@ app = typer.Typer(
     help="Sample millions of sequences in shards; killed anywhere, `run` goes on. The bytes depend on the spec alone.",
     no_args_is_help=True,
 )
+OF_RAY = {"workers", "num_cpus", "num_gpus", "address", "retries", "wait"}
+OF_LOCAL = {"device", "threads"}
 Directory = Annotated[Path, typer.Argument(help="Directory of the job.", metavar="JOB")]
 
 
@@ -45,7 +47,7 @@ def create(
     n: Annotated[int, typer.Option("-n", help="Sequences.", min=1)],
     seed: Annotated[int, typer.Option(help="Sequence i is a function of the weights, the seed and i.")] = 0,
     first_index: Annotated[int, typer.Option(help="Index of the first sequence.", min=0)] = 0,
-    shard_size: Annotated[int, typer.Option(help="Sequences of a shard.", min=1)] = 5_000,
+    shard_size: Annotated[int, typer.Option(help="Sequences of a shard.", min=1)] = SHARD_SIZE,
     batch_size: Annotated[
         int | None, typer.Option(help="Sequences drawn at once; default: 500, on a GPU what fits 256 MiB.", min=1)
     ] = None,
@@ -65,10 +67,6 @@ def create(
     device: Device = "auto",
 ) -> None:
     """Write the spec, with this machine's versions, and a copy of the weights; nothing is sampled yet."""
-    if precision not in SAMPLING_DTYPES:
-        raise ValueError(f"precision must be one of {', '.join(SAMPLING_DTYPES)}; got {precision!r}")
-    if plan not in (None, *SAMPLING_PLANS):
-        raise ValueError(f"plan must be one of {', '.join(SAMPLING_PLANS)}; got {plan!r}")
     job = jobs.create(
         directory, checkpoint, n, seed=seed, first_index=first_index, shard_size=shard_size, batch_size=batch_size,
         max_steps=max_steps, bias=bias, temperature=temperature, precision=precision, plan=plan, prime=prime,
@@ -82,6 +80,7 @@ def create(
 @app.command()
 @told_plainly
 def run(
+    context: typer.Context,
     directory: Directory,
     shards: Annotated[
         str | None, typer.Option(help="a:b, from a to before b: for Slurm arrays and Kubernetes jobs.", metavar="A:B")
@@ -105,7 +104,13 @@ def run(
     """Make the shards that are missing or damaged. Exit code 1 if one could not be made, 130 or 143 if stopped."""
     if engine not in ("local", "ray"):
         raise ValueError(f"engine must be local or ray; got {engine!r}")
+    other = OF_RAY if engine == "local" else OF_LOCAL
+    if unused := given(context) & other:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unused))
+        raise ValueError(f"{names}: of no use to the engine {engine}")
     job = jobs.Job(directory)
+    if job.spec.environment["backend"] == "cpu" and torch.cuda.is_available():
+        say("this job is one of the CPU, as the machine was where it was made; the GPU here is not used")
     wanted = jobs.check_range(job, None if shards is None else _range(shards))
     if engine == "ray":
         from ..jobs.ray_engine import on_ray
@@ -209,6 +214,8 @@ class _Progress(jobs.Reports):
 
     def __init__(self, job: jobs.Job, stop: list[int], bar: Progress) -> None:
         self.job, self.stop, self.bar = job, stop, bar
+        if not console.is_terminal and any(job.directory.glob("records/*")):
+            say("looking at what is there")  # which reads every byte of it
         self.task = bar.add_task("looking at what is there", total=job.spec.shards, numbers="")
         self.points, self.shards, self.total, self.since = 0, 0, 0, time.monotonic()
 
@@ -295,5 +302,7 @@ def _held(found: jobs.Status) -> str:
 def _tell(found: jobs.Status) -> None:
     for problem in found.problems:
         say(f"wrong: {problem}")
+    for path in found.strays:
+        say(f"no file of this job, and left alone: {path}")
     for path in found.leftovers:
         say(f"left over, or being written: {path}")

@@ -17,9 +17,8 @@ from rich.table import Table
 from .. import FusedLSTMMDN, Strokes, ops, render
 from ..dataset import PARTS, StrokeSet, load
 from ..evaluate import evaluate
+from ..jobs.spec import DTYPES, PLANS
 from .common import (
-    SAMPLING_DTYPES,
-    SAMPLING_PLANS,
     Checkpoint,
     Data,
     Device,
@@ -55,10 +54,10 @@ def sample(
     threads: Threads = None,
 ) -> None:
     """Sample sequences and draw them (.svg, .png, .gif) or keep them as strokes (.npz)."""
-    if precision not in SAMPLING_DTYPES:
-        raise ValueError(f"precision must be one of {', '.join(SAMPLING_DTYPES)}; got {precision!r}")
-    if plan not in (None, *SAMPLING_PLANS):
-        raise ValueError(f"plan must be one of {', '.join(SAMPLING_PLANS)}; got {plan!r}")
+    if precision not in DTYPES:
+        raise ValueError(f"precision must be one of {', '.join(DTYPES)}; got {precision!r}")
+    if plan not in (None, *PLANS):
+        raise ValueError(f"plan must be one of {', '.join(PLANS)}; got {plan!r}")
     for path in out:
         check_output(path, ".svg", ".png", ".gif", ".npz")
     where = device_of(device, threads)
@@ -75,7 +74,7 @@ def sample(
         bias=bias,
         temperature=temperature,
         prime=rows,
-        dtype=SAMPLING_DTYPES[precision],
+        dtype=DTYPES[precision],
         to="cpu",
     )
     with nullcontext() if plan is None else ops.plan(plan):

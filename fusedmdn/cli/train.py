@@ -12,7 +12,7 @@ from .. import distributed
 from ..dataset import load
 from ..evaluate import Evaluation
 from ..train import Step, Trainer, TrainOptions, holds_run
-from .common import Data, Device, Threads, console, device_of, say, told_plainly
+from .common import Data, Device, Threads, console, device_of, given, say, told_plainly
 
 Default = TrainOptions()
 
@@ -61,7 +61,7 @@ def train(
     """
     where, strokes = device_of(distributed.own_device(device), threads), load(data)
     if resume:
-        changed = _given(context) - {"data", "out", "resume", "device", "threads"}
+        changed = given(context) - {"data", "out", "resume", "device", "threads"}
         if changed:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(changed))
             raise ValueError(f"--resume goes on with the run's own options; {names} cannot be given again")
@@ -101,12 +101,6 @@ def _train_aloud(trainer: Trainer) -> None:
         say(f"stopped at step {trainer.step} of {trainer.steps}; saved in {out / 'last'}, go on with --resume")
         raise
     say(f"best on validation: {trainer.best:.3f} nats per row, in {out / 'best'}")
-
-
-def _given(context: typer.Context) -> set[str]:
-    """The parameters that the user gave."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _run_with_progress(trainer: Trainer) -> None:

@@ -13,6 +13,7 @@ from .. import __version__, ops
 from ..ops import _backend, launch
 from ..ops.triton.arguments import tf32_allowed
 from .errors import EnvironmentRefused
+from .spec import DTYPES
 
 
 def environment_of(device: torch.device, precision: str, output: str) -> dict[str, Any]:
@@ -21,8 +22,7 @@ def environment_of(device: torch.device, precision: str, output: str) -> dict[st
     Raises:
         ModuleNotFoundError: Parquet is to be written and pyarrow is missing.
     """
-    dtype = {"float32": torch.float32, "bf16": torch.bfloat16}[precision]
-    backend = _backend.in_use("generate", device.type, dtype)
+    backend = _backend.in_use("generate", device.type, DTYPES[precision] or torch.float32)
     found: dict[str, Any] = {"fusedmdn": __version__, "torch": torch.__version__, "backend": backend}
     if backend == "cpu":
         found["isa"] = ops.cpu_isa()

@@ -7,6 +7,10 @@ class JobError(ValueError):
     """A job that cannot be made, read or run as it was asked; or a file of one that is missing or damaged."""
 
 
+class Unreadable(JobError):
+    """A file that the system does not give; it may be intact."""
+
+
 class EnvironmentRefused(JobError):
     """This machine would write other bits than the job's."""
 

@@ -100,41 +100,49 @@ def from_parquet(data: bytes, name: str) -> Piece:
     Raises:
         JobError: it is no Parquet file of these columns, is damaged, or its rows do not fit together.
     """
-    return Piece.joined([read() for read in parquet_pieces(io.BytesIO(data), name)])
+    return Piece.joined([read() for read in parquet_pieces(data, name)])
 
 
-def parquet_pieces(source: IO[bytes] | Path, name: str) -> Iterator[Callable[[], Piece]]:
-    """A function for each row group, which reads it.
+def parquet_pieces(source: bytes | Path, name: str) -> list[Callable[[], Piece]]:
+    """A function for each row group of a file, given by its content or where it is, which opens the file and reads it.
 
     Raises:
         JobError: as `from_parquet`, here or when a row group is read.
     """
+    groups = _opened(source, name).num_row_groups
+    return [functools.partial(_row_group, source, name, k) for k in range(groups)]
+
+
+def _row_group(source: bytes | Path, name: str, k: int) -> Piece:
+    file = _opened(source, name)
+    with _told(name):
+        table = file.read_row_group(k, use_threads=False).combine_chunks()
+        table.validate(full=True)
+    return _piece(table, name)
+
+
+def _opened(source: bytes | Path, name: str) -> Any:
     pyarrow()
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    @contextmanager
-    def told() -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise JobError(f"{name}: cannot be read as Parquet: {reason}") from error
-
-    with told():
-        file = pq.ParquetFile(source, page_checksum_verification=True)
+    with _told(name):
+        file_or_path = io.BytesIO(source) if isinstance(source, bytes) else source
+        file = pq.ParquetFile(file_or_path, page_checksum_verification=True)
         schema = file.schema_arrow
     if not schema.equals(parquet_schema()):
         found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         raise JobError(f"{name}: expected the columns index, length, dx, dy and pen of strokes, got {found or 'none'}")
+    return file
 
-    def read(k: int) -> Piece:
-        with told():
-            table = file.read_row_group(k, use_threads=False).combine_chunks()
-            table.validate(full=True)
-        return _piece(table, name)
 
-    return (functools.partial(read, k) for k in range(file.num_row_groups))
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Arrow's errors, as one that names the file."""
+    try:
+        yield
+    except (pyarrow().ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise JobError(f"{name}: cannot be read as Parquet: {reason}") from error
 
 
 def _piece(table: Any, name: str) -> Piece:

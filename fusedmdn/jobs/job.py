@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from ..checkpoint import FORMAT as CHECKPOINT_FORMAT
 from ..dataset import StrokeSet
 from ..dataset import load as load_strokes
 from ..module import FusedLSTMMDN
-from .errors import JobError
+from .errors import JobError, Unreadable
 from .formats import FORMATS, Format
 from .spec import FORMAT, JobSpec
 
@@ -39,6 +41,8 @@ try:
 except ImportError:  # Windows: nobody is kept from making the same shards twice, which harms nothing
     fcntl = None  # type: ignore[assignment]
 
+# where a file system has no locks, nobody is kept from it either
+LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 SPEC, MANIFEST, CLAIMS, MODEL, PRIME = "job.json", "manifest.json", ".claims", "model", "prime.npz"
 STROKES, RECORDS = "strokes", "records"
 RECORD_FORMAT, MANIFEST_FORMAT = "fusedmdn-shard-1", "fusedmdn-manifest-1"
@@ -103,13 +107,11 @@ class Job:
             FileExistsError: there is something of that name, other than an empty directory.
         """
         directory = Path(directory)
-        if directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()
-        if directory.exists():
-            raise FileExistsError(f"{directory} is there already: a job is made in a directory of its own")
+        taken = FileExistsError(f"{directory} is there already: a job is made in a directory of its own")
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise taken
+        directory = directory.absolute()
         directory.parent.mkdir(parents=True, exist_ok=True)
-        for left in directory.parent.glob(f".{directory.name}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)  # by a process that was killed here
         making = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent))
         try:
             making.chmod(0o777 & ~_umask())
@@ -123,7 +125,10 @@ class Job:
                 (making / name).mkdir()
             (making / CLAIMS).touch()
             sealed.write(making / SPEC, document)
-            os.rename(making, directory)
+            try:
+                os.rename(making, directory)  # onto an empty directory, at most
+            except OSError as error:
+                raise taken if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else error from None
         except BaseException:
             shutil.rmtree(making, ignore_errors=True)
             raise
@@ -184,7 +189,8 @@ class Job:
         except FileNotFoundError:
             return None
         except sealed.SealError as error:
-            raise JobError(str(error)) from error
+            unreadable = isinstance(error.__cause__, OSError)
+            raise (Unreadable if unreadable else JobError)(str(error)) from error
         if document.get("job") != self.digest:
             raise JobError(f"{path}: is of another job: {document.get('job')!r}, expected {self.digest!r}")
         return self._record(path, {key: value for key, value in document.items() if key not in RECORD_FRAME}, shard)
@@ -221,7 +227,11 @@ class Job:
         sealed.write(self.record_of(record.shard), document)
 
     def trouble(self, record: Record) -> str | None:
-        """What is wrong with a recorded shard's file, named; None if it is what the record says."""
+        """What is wrong with a recorded shard's file, named; None if it is what the record says.
+
+        Raises:
+            Unreadable: nobody can tell.
+        """
         path = self.directory / STROKES / record.file
         try:
             size = path.stat().st_size
@@ -231,16 +241,16 @@ class Job:
         except FileNotFoundError:
             return f"{path}: is missing, and recorded as written"
         except OSError as error:
-            return f"{path}: cannot be read: {error}"
+            raise Unreadable(f"{path}: cannot be read: {error}") from error
         return None if found == record.digest else f"{path}: damaged: SHA-256 {found}, expected {record.digest}"
 
     def done(self, shard: int) -> Record | None:
         """The record of a shard that is there and verified; None where it is to be made (again)."""
         try:
             record = self.read_record(shard)
+            return None if record is None or self.trouble(record) else record
         except JobError:
             return None
-        return None if record is None or self.trouble(record) else record
 
     def read_manifest(self) -> list[Record] | None:
         """All records, as the manifest has them; None if there is no manifest yet.
@@ -262,12 +272,10 @@ class Job:
 
     def write_manifest(self) -> bool:
         """Write it if every shard is recorded; whether they are."""
-        records = []
-        for k in range(self.spec.shards):
-            record = self.read_record(k)
-            if record is None:
-                return False
-            records.append(vars(record))
+        try:
+            records = [vars(record) for record in self.records()]
+        except JobError:  # one is missing, or is damaged: whoever made it, or makes it, has to look
+            return False
         totals = {name: sum(record[name] for record in records) for name in ("sequences", "points", "bytes")}
         document = {"format": MANIFEST_FORMAT, "job": self.digest, **totals, "shards": records}
         sealed.write(self.directory / MANIFEST, document)
@@ -291,20 +299,30 @@ class Job:
         with open(os.open(self.directory / CLAIMS, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
-            except BlockingIOError as error:
-                raise JobError(
-                    f"{self.directory}: another process is at work on some of the shards {shards.start}:{shards.stop}; "
-                    "--shards divides a job"
-                ) from error
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise JobError(
+                        f"{self.directory}: another process is at work on some of the shards "
+                        f"{shards.start}:{shards.stop}; --shards divides a job"
+                    ) from error
+                if error.errno not in LOCKLESS:
+                    raise
             yield
 
-    def leftovers(self, shards: Iterable[int] | None = None) -> list[Path]:
-        """Temporary files of writers that were killed: of some shards, or of the whole job."""
+    def leftovers(self, shards: range | None = None) -> list[Path]:
+        """Temporary files of writers that were killed, or are at work: of some shards, or of the whole job.
+
+        Of the whole job also the directories in which a process that was killed had begun to make it.
+        """
         folders = self.directory, self.directory / STROKES, self.directory / RECORDS
         found = sorted(path for folder in folders for path in folder.glob(".*.tmp"))
         if shards is None:
-            return found
+            here = self.directory.absolute()
+            begun = re.compile(rf"\.{re.escape(here.name)}\.[a-z0-9_]{{8}}\.tmp")
+            return found + sorted(path for path in here.parent.iterdir() if begun.fullmatch(path.name))
         names = {path.name for k in shards for path in (self.file_of(k), self.record_of(k))}
+        if len(shards) == self.spec.shards:
+            names.add(MANIFEST)  # which nobody else can be writing
         return [path for path in found if path.name[1:].rsplit(".", 2)[0] in names]
 
 

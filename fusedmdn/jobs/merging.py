@@ -59,15 +59,18 @@ def merge(job: Job, out: str | Path, on_shard: Callable[[int], None] = lambda sh
 
 
 def preview(job: Job, n: int) -> list[Strokes]:
-    """n of the sequences that are written, spread over the job; where none are, the first n, drawn here and now.
+    """n of the sequences that are written, spread over the job.
+
+    Where none are, and of a job of drawings, the first n of its first shard, drawn here and now.
 
     Raises:
         JobError: a shard that is looked at is damaged.
-        EnvironmentRefused: nothing is written, and this machine would write other bits.
+        EnvironmentRefused: they are to be drawn, and this machine would write other bits.
     """
     records = job.records(partial=True)
     if job.format.decode is None or not records:
-        return list(ShardWriter(job).draw(job.spec.sequences_of(0)[:n]))
+        writer, chosen, size = ShardWriter(job), job.spec.sequences_of(0)[:n], job.spec.batch_size
+        return [s for k in range(0, len(chosen), size) for s in writer.draw(chosen[k : k + size])]
     looked_at = [records[k] for k in _spread(len(records), min(n, LOOKED_AT))]
     wanted = _spread(sum(record.sequences for record in looked_at), n)
     strokes: list[Strokes] = []

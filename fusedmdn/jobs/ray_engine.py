@@ -168,6 +168,11 @@ class _Crew:
             try:
                 outcome = self.ray.get(task)
             except self.ray.exceptions.RayTaskError as error:
+                others = [*self.idle, *(at for _, at in self.tasks.values() if at is not None)]
+                if shard is None and others and isinstance(error.cause, JobError):
+                    self.ray.kill(actor)  # one machine that will not do; there are others
+                    self.reports.said(f"a worker is done without: {error.cause}")
+                    continue
                 raise error.cause from error  # what the actor raised, without the traceback in its message
             except self.ray.exceptions.RayError as error:
                 self.ray.kill(actor)  # it may be out of reach only

@@ -22,7 +22,8 @@ from .job import STROKES, Job, Record
 def read(path: str | Path, partial: bool = False) -> Iterator[Strokes]:
     """The sequences of a job in the order of their indices, in raw units; one shard at a time is in memory.
 
-    Every shard's SHA-256 is checked before a sequence of it is given.
+    The SHA-256 of a job's shard is checked before a sequence of it is given; a file by itself has the checksums of its
+    format alone.
 
     Args:
         path: a job's directory, or one .parquet or .npz file.
@@ -47,9 +48,9 @@ def pieces(path: str | Path, partial: bool = False) -> list[Callable[[], Piece]]
     if not path.is_file():
         raise JobError(f"{path}: is neither a job's directory nor a file")
     if path.suffix == ".parquet":
-        return list(parquet_pieces(path, str(path)))
+        return parquet_pieces(path, str(path))
     if path.suffix == ".npz":
-        return [lambda: from_npz(path.read_bytes(), str(path))]
+        return [functools.partial(_of_npz, path)]
     raise JobError(f"{path}: expected a job's directory, a .parquet or a .npz file")
 
 
@@ -57,6 +58,10 @@ def _of_job(job: Job, only_written: bool) -> list[Callable[[], Piece]]:
     if job.format.decode is None:
         raise JobError(f"{job.directory}: a job of drawings (output {job.spec.output!r}) has no strokes to read")
     return [functools.partial(decoded, job, record) for record in job.records(only_written)]
+
+
+def _of_npz(path: Path) -> Piece:
+    return from_npz(path.read_bytes(), str(path))
 
 
 def decoded(job: Job, record: Record) -> Piece:
@@ -81,8 +86,9 @@ def bytes_of(job: Job, record: Record) -> bytes:
 class StrokeDataset(IterableDataset[Any]):
     """A job's sequences for a `torch.utils.data.DataLoader`.
 
-    Shards are divided over the loader's workers, and over the ranks of torch.distributed where it is initialised, so
-    that every sequence is given once. With as many shards as workers and ranks, or more, all have something to do.
+    Shards are divided over the loader's workers, and over the ranks of torch.distributed if that is initialised when
+    this is made, so that every sequence is given once. With as many shards as workers and ranks, or more, all have
+    something to do; but not equally many batches, which DistributedDataParallel has to be told of (its `join`).
 
     Args:
         path: as `read`.
@@ -96,15 +102,15 @@ class StrokeDataset(IterableDataset[Any]):
     def __init__(
         self, path: str | Path, transform: Callable[[Strokes], Any] | None = None, partial: bool = False
     ) -> None:
-        self.path, self.transform, self.partial = Path(path), transform or _points, partial
-        self.pieces = len(pieces(path, partial))
+        self.transform = transform or _points
+        ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+        self.pieces = pieces(path, partial)[rank::ranks]
 
     def __iter__(self) -> Iterator[Any]:
         """This worker's and rank's sequences."""
         worker = get_worker_info()
         workers, mine = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        ranks, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-        for piece in pieces(self.path, self.partial)[rank * workers + mine :: ranks * workers]:
+        for piece in self.pieces[mine::workers]:
             for strokes in piece().strokes:
                 yield self.transform(strokes)
 

@@ -101,7 +101,9 @@ def run(job: Job, shards: range | None = None, engine: Engine | None = None, rep
                     raise Stopped
             if missing:
                 with engine(job, missing, reports) as outcomes:  # which refuses before anything is touched
-                    (job.directory / MANIFEST).unlink(missing_ok=True)  # it says that all are there
+                    # neither the manifest nor a record may say that it is there while it is made again
+                    for path in (job.directory / MANIFEST, *map(job.record_of, missing)):
+                        path.unlink(missing_ok=True)
                     reports.begun(len(missing), sum(len(job.spec.sequences_of(shard)) for shard in missing))
                     for shard, outcome in outcomes:
                         if isinstance(outcome, ShardError):
@@ -153,6 +155,6 @@ def check_range(job: Job, shards: range | None) -> range:
     last = job.spec.shards
     if shards is None:
         return range(last)
-    if shards.step != 1 or not 0 <= shards.start < shards.stop <= last:
-        raise JobError(f"shards: expected a:b with 0 <= a < b <= {last}, got {shards.start}:{shards.stop}")
-    return shards
+    if shards.step != 1 or not 0 <= shards.start < min(shards.stop, last):
+        raise JobError(f"shards: expected a:b with 0 <= a < b and a < {last}, got {shards.start}:{shards.stop}")
+    return range(shards.start, min(shards.stop, last))  # the last of equal parts may be shorter

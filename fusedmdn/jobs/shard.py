@@ -61,6 +61,10 @@ class ShardWriter:
             parts.append(strokes)
             on_batch(len(strokes), len(strokes.points))
         strokes = StrokeSet.joined(parts)
+        if len(strokes.points) >= 1 << 31:
+            raise ShardError(
+                f"shard {shard}: {len(strokes.points)} points, more than int32 counts; make shards smaller"
+            )
         wrong = np.flatnonzero(~np.isfinite(strokes.points).all(axis=1))
         if wrong.size:
             k = int(np.searchsorted(strokes.offsets, wrong[0], "right")) - 1
@@ -80,7 +84,7 @@ class ShardWriter:
         return record
 
     def draw(self, sequences: range) -> StrokeSet:
-        """These sequences, in raw units, each after its prefix."""
+        """These sequences at once, in raw units, each after its prefix."""
         spec = self.job.spec
         chosen = [i % len(self.prefixes) for i in sequences] if self.prefixes else []
         rows, rows_lengths = (None, None) if self.prime is None else (part[chosen] for part in self.prime)

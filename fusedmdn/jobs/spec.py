@@ -18,6 +18,7 @@ OUTPUTS = ("parquet", "npz", "svg")
 PLANS = ("resident", "rows", "graph")
 BACKENDS = ("reference", "cpu", "triton")
 LARGEST = sys.float_info.max
+MOST_SHARDS = 1_000_000  # their names have six digits
 MOST = 1 << 62  # sequences, counted and indexed in int64
 
 
@@ -74,6 +75,8 @@ class JobSpec:
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
                 raise JobError(f"{name}: expected an integer in [{least}, {most}], got {value!r}")
+        if self.shards > MOST_SHARDS:
+            raise JobError(f"{self.shards} shards: expected at most {MOST_SHARDS}; make shards larger")
         if self.shard_size * self.max_steps >= 1 << 31:
             raise JobError(
                 f"shard_size {self.shard_size} of max_steps {self.max_steps}: a shard's points are counted in int32; "

@@ -1,6 +1,7 @@
 """Jobs: shards hold what `generate` gives, whatever the cut, order or restart; every file says what it is."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import subprocess
@@ -201,6 +202,48 @@ def test_deleted_folders_are_made_again(tmp_path, categorical):
     assert tree(job) == before
 
 
+def test_killed_while_a_damaged_shard_is_made_again(tmp_path, categorical, monkeypatch):
+    """Nothing says meanwhile that it is there: a run of other shards does not complete the job."""
+    job = made(tmp_path / "job", categorical)
+    flip(job.file_of(1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("fusedmdn.jobs.shard.files.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        jobs.run(job)
+    assert not jobs.run(job, range(2, 5)).complete
+    assert jobs.run(job).complete
+    assert jobs.verify(job).complete
+
+
+def test_a_damaged_record_is_for_its_own_range_to_mend(tmp_path, categorical):
+    job = create(tmp_path / "job", categorical)
+    jobs.run(job, range(3))
+    flip(job.record_of(0))
+    assert not jobs.run(job, range(3, 5)).complete
+    assert jobs.run(job).complete
+
+
+def test_what_cannot_be_read_is_not_deleted(tmp_path, categorical, monkeypatch):
+    """It may be intact, on a disk that is away for a moment."""
+    job = made(tmp_path / "job", categorical)
+    before = tree(job)
+
+    def away(path, *_):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fusedmdn.jobs.job._sha256", away)
+        found = jobs.verify(job, clean=True)
+    assert (len(found.problems), found.damaged, found.complete) == (5, [], False)
+    assert tree(job) == before
+    assert jobs.verify(job).complete
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks(tmp_path, categorical, monkeypatch, number):
+    monkeypatch.setattr("fusedmdn.jobs.job.fcntl.lockf", lambda *_: (_ for _ in ()).throw(OSError(number, "none")))
+    assert jobs.run(create(tmp_path / "job", categorical)).complete
+
+
 def flip(path, byte=60):
     data = bytearray(path.read_bytes())
     data[byte] ^= 1
@@ -213,8 +256,9 @@ def test_ranges_in_any_order_are_one_job(tmp_path, categorical):
         result = jobs.run(broken, shards)
         assert result.complete == (k == 2) == (broken.directory / "manifest.json").exists()
     assert tree(straight) == tree(broken)
-    for wrong in (range(5, 6), range(2, 2), range(6), range(0, 4, 2)):
-        with pytest.raises(JobError, match="expected a:b with 0 <= a < b <= 5"):
+    assert jobs.run(broken, range(4, 10)).kept == 1  # a range may reach beyond the last
+    for wrong in (range(5, 6), range(2, 2), range(0, 4, 2)):
+        with pytest.raises(JobError, match="expected a:b with 0 <= a < b and a < 5"):
             jobs.run(broken, wrong)
 
 
@@ -298,6 +342,7 @@ def test_the_spec_is_what_was_asked_for(tmp_path, categorical):
         ({"seed": True}, "seed: expected an integer"),
         ({"seed": 1 << 64}, "seed: expected an integer"),
         ({"max_steps": 1 << 30, "shard_size": 2}, "counted in int32"),
+        ({"sequences": 10**7, "shard_size": 9}, "1111112 shards: expected at most 1000000; make shards larger"),
         ({"bias": -0.1}, "bias: expected a finite number >= 0, got -0.1"),
         ({"temperature": 0}, "temperature: expected a finite number > 0, got 0"),
         ({"temperature": float("nan")}, "temperature: expected a finite number > 0, got nan"),
@@ -346,9 +391,13 @@ def test_what_cannot_become_a_job_leaves_nothing(tmp_path, categorical, monkeypa
         create(tmp_path / "job", categorical)
     monkeypatch.undo()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.npz", "other"]
-    (tmp_path / ".job.x1.tmp" / "model").mkdir(parents=True)  # of a process that was killed there
-    create(tmp_path / "job", categorical)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty.npz", "job", "other"]
+    left, another = tmp_path / ".job.x1y2z3a4.tmp", tmp_path / ".job.b.x1y2z3a4.tmp"
+    for path in (left, another):
+        (path / "model").mkdir(parents=True)  # of a process that was killed there
+    (tmp_path / "job").mkdir()  # an empty one is taken
+    job = create(tmp_path / "job", categorical)
+    assert jobs.verify(job, clean=True).leftovers == [left]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [another.name, "empty.npz", "job", "other"]
 
 
 def test_another_machine_is_refused(tmp_path, categorical, monkeypatch):
@@ -509,13 +558,17 @@ def test_a_loader_gives_every_sequence_once(tmp_path, categorical, workers, sour
 
 
 def test_ranks_divide_the_shards(tmp_path, categorical, monkeypatch):
+    """Whatever way the loader starts its workers, which know of no ranks."""
     job = made(tmp_path / "job", categorical)
     found = []
     for rank in range(2):
-        monkeypatch.setattr(reading_module.dist, "is_initialized", lambda: True)
-        monkeypatch.setattr(reading_module.dist, "get_world_size", lambda: 2)
-        monkeypatch.setattr(reading_module.dist, "get_rank", lambda rank=rank: rank)
-        found.append([len(rows) for rows in jobs.StrokeDataset(job.directory)])
+        with monkeypatch.context() as patch:
+            patch.setattr(reading_module.dist, "is_initialized", lambda: True)
+            patch.setattr(reading_module.dist, "get_world_size", lambda: 2)
+            patch.setattr(reading_module.dist, "get_rank", lambda rank=rank: rank)
+            data = jobs.StrokeDataset(job.directory)
+        loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+        found.append([len(rows) for rows in loader])
     assert len(found[0]) == 5 + 5 + 3
     assert sorted(found[0] + found[1]) == sorted(len(s) for s in jobs.read(job.directory))
 
@@ -548,7 +601,7 @@ def test_verify_names_what_is_wrong(tmp_path, categorical):
     assert (found.leftovers, found.strays) == (sorted(leftovers), [stray])
     told = "\n".join(found.problems)
     for name in ("part-000000.parquet: damaged: SHA-256", "part-000001.parquet: is missing", "part-000003.json",
-                 "notes.txt: is no file of this job", "manifest.json: is not what the records say"):  # fmt: skip
+                 "manifest.json: is not what the records say"):  # fmt: skip
         assert name in told
     assert not found.complete
     assert [record.shard for record in found.written] == [4]
@@ -558,9 +611,10 @@ def test_verify_names_what_is_wrong(tmp_path, categorical):
     jobs.verify(job, clean=True)
     assert not job.leftovers()
     assert stray.exists()  # it is somebody's
-    stray.unlink()
     assert not (job.directory / "manifest.json").exists()
     assert jobs.run(job).kept == 1
+    assert jobs.verify(job, clean=True).complete
+    stray.unlink()
     assert tree(job) == before
     flip(job.directory / "manifest.json")
     assert "manifest.json" in jobs.verify(job, clean=True).problems[0]
@@ -617,10 +671,12 @@ def test_the_command_refuses(tmp_path, categorical):
     for words, message in (
         (("run", tmp_path / "none"), "no job.json there; `fusedmdn jobs create` makes a job"),
         (("run", job, "--shards", "3"), "shards: expected a:b, as 0:100, got '3'"),
-        (("run", job, "--shards", "4:9"), "expected a:b with 0 <= a < b <= 5, got 4:9"),
+        (("run", job, "--shards", "5:9"), "expected a:b with 0 <= a < b and a < 5, got 5:9"),
+        (("run", job, "--workers", 2), "--workers: of no use to the engine local"),
+        (("run", job, "--engine", "ray", "--threads", 2), "--threads: of no use to the engine ray"),
         (("run", job, "--engine", "magic"), "engine must be local or ray; got 'magic'"),
         (("create", job, categorical, "-n", 5), "is there already"),
-        (("create", tmp_path / "x", categorical, "-n", 5, "--precision", "int4"), "precision must be one of"),
+        (("create", tmp_path / "x", categorical, "-n", 5, "--precision", "int4"), "precision: expected one of"),
         (("create", tmp_path / "x", categorical, "-n", 5, "--output", "csv"), "output: expected one of parquet"),
         (("create", tmp_path / "x", categorical, "-n", 5, "--plan", "rows"), "plan: expected one for the backend"),
         (("merge", job, tmp_path / "x.csv"), "the output ends in .parquet, .npz or .zip"),

@@ -201,6 +201,32 @@ def test_fewer_actors_than_asked_for(ray, job, expected, monkeypatch):
     assert_whole(job.directory, expected)
 
 
+def test_a_worker_that_will_not_do_is_done_without(ray, job, expected):
+    """Where another is at work: a machine of another kind has joined, say."""
+    first, refused, record = job.directory.parent / "first", job.directory.parent / "refused", job.record_of(0)
+
+    class Patient(ShardWriter):
+        def write(self, shard, on_batch):
+            found = super().write(shard, on_batch)
+            wait_until(refused.exists, "a refusal")
+            return found
+
+    def make_writer(job):
+        try:
+            first.touch(exist_ok=False)
+        except FileExistsError:
+            wait_until(record.exists, "a shard")
+            refused.touch()
+            raise EnvironmentRefused("isa is other") from None
+        return Patient(job)
+
+    log = Log()
+    assert jobs.run(job, engine=on_ray(2, make_writer=make_writer), reports=log).complete
+    assert len(log.lines) == 1
+    assert re.fullmatch(r"a worker is done without: \S+: isa is other", log.lines[0])
+    assert_whole(job.directory, expected)
+
+
 def test_an_actors_refusal_is_the_users(ray, job):
     document = json.loads((job.directory / "job.json").read_text())
     document["environment"]["isa"] = "other"

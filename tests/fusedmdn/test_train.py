@@ -137,6 +137,9 @@ def test_non_finite_steps_are_skipped(tmp_path, monkeypatch, bad):
     reports = []
     trainer.run(reports.append)
     assert [r.step for r in reports if r.skipped] == [5, 6, 10]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    logged = [json.loads(line, parse_constant=pytest.fail) for line in lines]  # JSON has no NaN
+    assert [line["step"] for line in logged if line.get("nats_per_row", 0) is None] == [5, 6, 10]
     assert trainer.step == trainer.steps
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
@@ -314,6 +317,14 @@ def test_a_lost_best_is_found_again(tmp_path):
     shutil.rmtree(tmp_path / "run" / "last")
     with pytest.raises(FileExistsError, match="already holds a training run"):
         Trainer(options(), zigzags(), tmp_path / "run")
+
+
+def test_a_finished_run_whose_best_is_damaged_says_so(tmp_path):
+    Trainer(options(epochs=1), zigzags(), tmp_path / "run").run()
+    (weights,) = (tmp_path / "run" / "best").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(CheckpointError, match=r"best: is damaged, and the run is at its end; .*last is intact"):
+        Trainer.resume(zigzags(), tmp_path / "run")
 
 
 def test_tensorboard_gets_the_curve(tmp_path):
