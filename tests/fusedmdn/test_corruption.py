@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
 
@@ -124,14 +123,15 @@ def test_a_run_never_goes_on_from_damage_and_its_best_is_there(runs, times, whic
 
 
 @pytest.mark.parametrize("which", range(2), ids=["config", "weights"])
-def test_a_run_goes_on_without_its_best(runs, times, which):
+def test_a_finished_run_whose_best_is_damaged(runs, times, which):
     data, run, other = runs
     path = files_of(run, "best")[which]
     others = [files_of(other, "best")[which].read_bytes()]
 
     def check():
         found = refused_by_name(CheckpointError, [path.name, run / "best"], lambda: load_model(run))
-        assert np.isinf(Trainer.resume(data, run).best) == found  # so that the next one is kept
+        told = [f"{run / 'best'}: is damaged", f"{run / 'last'} is intact"]
+        assert refused_by_name(CheckpointError, told, lambda: Trainer.resume(data, run)) == found
         return found
 
     each_damage(f"best/{path.name.split('-')[0]}", path, others, times, check)

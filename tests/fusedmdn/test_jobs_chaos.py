@@ -101,6 +101,7 @@ def test_killed_at_every_step_of_making_a_job(tmp_path):
         there.append((parent / "job").exists())
         if not there[-1]:
             make()
+        jobs.verify(jobs.Job(parent / "job"), clean=True)
         assert tree(parent) == {f"job/{name}": data for name, data in expected.items()}  # nothing half made is left
         if status == 0:
             break
@@ -256,7 +257,7 @@ def test_disk_full(tmp_path):
 
     with command(directory, preexec_fn=limited) as process:
         code, out, err = ended(process)
-    assert (code, out) == (2, "")
+    assert (code, out) == (2, "looking at what is there\n")
     assert err == f"error: [Errno 27] File too large: '{job.file_of(1)}'\n"
     assert tree(directory) == before
     assert jobs.run(job).complete
