@@ -319,7 +319,7 @@ class Job:
         if shards is None:
             here = self.directory.absolute()
             begun = re.compile(rf"\.{re.escape(here.name)}\.[a-z0-9_]{{8}}\.tmp")
-            return found + sorted(path for path in here.parent.iterdir() if begun.fullmatch(path.name))
+            return found + sorted(path for path in here.parent.glob(".*.tmp") if begun.fullmatch(path.name))
         names = {path.name for k in shards for path in (self.file_of(k), self.record_of(k))}
         if len(shards) == self.spec.shards:
             names.add(MANIFEST)  # which nobody else can be writing
