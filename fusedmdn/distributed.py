@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +106,18 @@ def own_device(name: str) -> str:
     if ":" in name and _local_size() > 1:
         raise ValueError(f"device {name!r} cannot be every process's own: give {name.split(':')[0]!r}")
     return name
+
+
+def leave(code: int) -> None:
+    """End this process at once, if it is one of several: what it had to write is written.
+
+    The interpreter's own way out, with gloo's threads still there, now and then ends in SIGABRT ("terminate called
+    without an active exception": 1 of 100 runs of two processes; with this, none of 40).
+    """
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import distributed
-from ..dataset import load
+from ..dataset import StrokeSet, load
+from ..distributed import World
 from ..evaluate import Evaluation
 from ..train import Step, Trainer, TrainOptions, holds_run
 from .common import Data, Device, Threads, console, device_of, given, say, told_plainly
@@ -72,19 +74,30 @@ def train(
         augment=augment, precision=precision, patience=patience, validate_every=validate_every,
         checkpoint_every=checkpoint_every, log_every=log_every, seed=seed,
     )  # fmt: skip
-    with distributed.join(where) as world:
-        if resume:
-            trainer = Trainer.resume(strokes, out, where, world)
-        elif world.restarted(where) and holds_run(out):
-            trainer = Trainer.resume(strokes, out, where, world)
-            if trainer.options != options:
-                raise FileExistsError(f"{out} holds a training run of other options: choose another directory")
-        else:
-            trainer = Trainer(options, strokes, out, where, world)
-        if world.leads:
-            _train_aloud(trainer)
-        else:
-            trainer.run()
+    try:
+        with distributed.join(where) as world:
+            _train_in(world, options, strokes, out, resume, where)
+    except SystemExit as stopped:  # by a signal, all of them
+        distributed.leave(stopped.code if isinstance(stopped.code, int) else 1)
+        raise
+    distributed.leave(0)
+
+
+def _train_in(
+    world: World, options: TrainOptions, strokes: StrokeSet, out: Path, resume: bool, where: torch.device
+) -> None:
+    if resume:
+        trainer = Trainer.resume(strokes, out, where, world)
+    elif world.restarted(where) and holds_run(out):
+        trainer = Trainer.resume(strokes, out, where, world)
+        if trainer.options != options:
+            raise FileExistsError(f"{out} holds a training run of other options: choose another directory")
+    else:
+        trainer = Trainer(options, strokes, out, where, world)
+    if world.leads:
+        _train_aloud(trainer)
+    else:
+        trainer.run()
 
 
 def _train_aloud(trainer: Trainer) -> None:

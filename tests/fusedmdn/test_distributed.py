@@ -239,7 +239,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
 
 
 def test_a_restarted_process_goes_on_with_its_own_run_alone(tmp_path, monkeypatch):
-    """torchrun calls it with the words that began the run; another's run, in the way from the start, is not touched."""
+    """torchrun calls it with the words that began the run; a run of other options, in the way, is not gone on with."""
     zigzags().save(tmp_path / "data.npz")
     words = [*train_command(tmp_path / "data.npz", tmp_path / "run", "--log-every", "1")[3:], "--epochs"]
 
