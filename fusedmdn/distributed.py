@@ -112,7 +112,7 @@ def leave(code: int) -> None:
     """End this process at once, if it is one of several: what it had to write is written.
 
     The interpreter's own way out, with gloo's threads still there, now and then ends in SIGABRT ("terminate called
-    without an active exception": 1 of 100 runs of two processes; with this, none of 40).
+    without an active exception": 1 of 100 runs of two processes; with this, none of 100).
     """
     if world_size() > 1:
         sys.stdout.flush()
