@@ -211,17 +211,21 @@ class Trainer:
         run: str | Path,
         device: Any = "cpu",
         world: World = ALONE,
+        options: TrainOptions | None = None,
     ) -> Trainer:
-        """Go on from RUN/last, with as many processes as there are now.
+        """Go on from RUN/last, with as many processes as there are now; given `options`, only with a run of those.
 
         On the CPU, with as many as before, the result is bitwise that of a run that was never stopped.
 
         Raises:
+            FileExistsError: the run has other options; nothing of it is touched.
             CheckpointError: RUN/last is missing or damaged; the message says whether RUN/best is intact.
             ValueError: the data is not what the run was trained on, or the processes found different checkpoints.
         """
         run = Path(run)
         last = last_of(run, device, TrainOptions)
+        if options is not None and last.options != options:
+            raise FileExistsError(f"{run} holds a training run of other options: choose another directory")
         self = cls.__new__(cls)
         self._prepare(last.options, data, run, device, world)
         progress = last.progress

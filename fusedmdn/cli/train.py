@@ -89,9 +89,7 @@ def _train_in(
     if resume:
         trainer = Trainer.resume(strokes, out, where, world)
     elif world.restarted(where) and holds_run(out):
-        trainer = Trainer.resume(strokes, out, where, world)
-        if trainer.options != options:
-            raise FileExistsError(f"{out} holds a training run of other options: choose another directory")
+        trainer = Trainer.resume(strokes, out, where, world, options)
     else:
         trainer = Trainer(options, strokes, out, where, world)
     if world.leads:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from ..ops import forced
 from .errors import JobError
 
 FORMAT = "fusedmdn-job-1"
 DTYPES = {"float32": None, "bf16": torch.bfloat16}  # what `generate` is asked for
 OUTPUTS = ("parquet", "npz", "svg")
-PLANS = ("resident", "rows", "graph")
+PLANS = tuple(name for name, family in forced.FAMILY.items() if family == "generate")
 BACKENDS = ("reference", "cpu", "triton")
 LARGEST = sys.float_info.max
 MOST_SHARDS = 1_000_000  # their names have six digits

@@ -12,7 +12,7 @@ import torch
 from fusedmdn import FusedLSTMMDN, Scale, checkpoint, files, sealed
 from fusedmdn.checkpoint import CheckpointError, load_training, save_model
 
-from ..killer import Killer
+from ..killer import Killer, in_a_child
 
 
 def model(value=0, dtype=torch.float32):
@@ -57,18 +57,6 @@ def test_training_state_there_and_back(tmp_path):
     model().save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="has no training state"):
         load_training(tmp_path)
-
-
-def in_a_child(action):
-    """Run in a forked process; gives its exit status, or minus the signal that ended it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_kill_9_at_every_step_leaves_the_old_or_the_new(tmp_path):

@@ -239,7 +239,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
 
 
 def test_a_restarted_process_goes_on_with_its_own_run_alone(tmp_path, monkeypatch):
-    """torchrun calls it with the words that began the run; a run of other options, in the way, is not gone on with."""
+    """torchrun calls it with the words that began the run; a run of other options, in the way, is not touched."""
     zigzags().save(tmp_path / "data.npz")
     words = [*train_command(tmp_path / "data.npz", tmp_path / "run", "--log-every", "1")[3:], "--epochs"]
 
@@ -248,10 +248,14 @@ def test_a_restarted_process_goes_on_with_its_own_run_alone(tmp_path, monkeypatc
 
     assert call("2").exit_code == 0
     before = curve(tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    later = metrics.read_bytes() + b'{"step": 1000000}\n'  # after its last checkpoint: a resume would drop it
+    metrics.write_bytes(later)
     for restarts, message in (("0", "already holds a training run"), ("1", "holds a training run of other options")):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
         result = call("3")
         assert result.exit_code == 2
         assert message in result.stderr
+        assert metrics.read_bytes() == later
     assert call("2").exit_code == 0
     assert curve(tmp_path / "run") == before

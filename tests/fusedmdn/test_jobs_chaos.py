@@ -18,7 +18,7 @@ from fusedmdn import FusedLSTMMDN, files, jobs
 from fusedmdn.jobs import ShardError
 from fusedmdn.jobs.shard import ShardWriter
 
-from ..killer import Killer
+from ..killer import Killer, in_a_child
 from .job_runs import (
     PATIENCE,
     actors,
@@ -45,19 +45,16 @@ def small_job(directory, **changes):
 
 def killed_at(n, action):
     """`action` in a forked process that is killed at its n-th chance; gives its exit status, or minus the signal."""
-    pid = os.fork()
-    if pid == 0:
+
+    def killed():
         signal.alarm(PATIENCE)
-        try:
-            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
-            killer = Killer(n)
-            killer.install(files)
-            os.rename, os.mkdir = killer.around(os.rename), killer.around(os.mkdir)
-            action()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+        killer = Killer(n)
+        killer.install(files)
+        os.rename, os.mkdir = killer.around(os.rename), killer.around(os.mkdir)
+        action()
+
+    return in_a_child(killed)
 
 
 def whole_records(job):
