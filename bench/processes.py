@@ -9,12 +9,14 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 Json = dict[str, Any]
 ENDING = 60.0  # seconds that a process may take to end after its last word
+LOOK = 0.5  # seconds between two looks whether all shall stop
 
 
 def available_cores() -> list[int]:
@@ -47,10 +49,11 @@ def converse(
     kind: str = "cpu",
     cores: list[int] | None = None,
     silence: float,
+    stop: threading.Event | None = None,
 ) -> str | None:
     """Run a process that reads `task` and writes JSON lines to the descriptor that is its last argument.
 
-    Its group is killed when it says nothing for `silence` seconds, or when this is interrupted.
+    Its group is killed when it says nothing for `silence` seconds, when this is interrupted, or `stop` is set.
 
     Returns:
         What went wrong, in a line, or None.
@@ -67,7 +70,7 @@ def converse(
             assert process.stdin is not None
             with process.stdin as stdin:
                 stdin.write(json.dumps(task))
-            if not _heard(lines.fileno(), hear, silence):
+            if not _heard(lines.fileno(), hear, silence, stop or threading.Event()):
                 return f"said nothing for {silence:g} s and was ended"
             process.wait(ENDING)
         except BrokenPipeError:
@@ -81,15 +84,16 @@ def converse(
         return _fate(process.returncode, printed)
 
 
-def _heard(descriptor: int, hear: Callable[[Json], None], silence: float) -> bool:
-    """Hand over every line until the other end is closed; False where there was silence for too long."""
+def _heard(descriptor: int, hear: Callable[[Json], None], silence: float, stop: threading.Event) -> bool:
+    """Hand over every line until the other end is closed; False where there was silence for too long, or it stops."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
         while True:
-            since = time.monotonic()
-            if not selector.select(silence) and time.monotonic() - since >= silence:
-                return False
+            end = time.monotonic() + silence
+            while not selector.select(min(LOOK, max(0.0, end - time.monotonic()))):
+                if stop.is_set() or time.monotonic() >= end:
+                    return False
             block = os.read(descriptor, 1 << 16)
             if not block:
                 return True

@@ -5,10 +5,13 @@ Every part has a process of its own: what a kernel breaks or hangs is that part'
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +24,7 @@ from ..processes import available_cores, converse
 from ..record import Record
 from ..run import Run
 from ..screen import console
-from . import table
+from . import suite, table
 from .machine import cuda
 from .parts import parts
 from .sizes import Sizes
@@ -37,6 +40,9 @@ def main(
     full: Annotated[bool, typer.Option("--full", help="The benchmark's whole grid, as long as it takes.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of the JSON file.")] = Path("bench/results"),
     limit: Annotated[float, typer.Option(help="Seconds for a part, then it is ended.", min=1)] = 3600.0,
+    minutes: Annotated[float, typer.Option(help="Of the benchmark, where it is not --full.", min=0.1)] = 10.0,
+    at_once: Annotated[int, typer.Option(help="Parts side by side; the benchmark is always alone.", min=1)] = 1,
+    tests: Annotated[str, typer.Option(help="What pytest is told.")] = shlex.join(suite.WORDS),
 ) -> None:
     """All tests on this machine's GPU, what the kernels promise, and the benchmark; one JSON file.
 
@@ -51,11 +57,12 @@ def main(
     grid = "full" if full else "default"
     chosen = settings.parts(grid, "cuda", settings.WORKS, settings.models_of(grid))
     asked = settings.Settings(
-        str(machine.device), threads, grid, chosen, settings.DEFAULT_DTYPES["cuda"], minutes=None if full else 10.0
+        str(machine.device), threads, grid, chosen, settings.DEFAULT_DTYPES["cuda"], minutes=None if full else minutes
     )
     where = environment.describe(threads, machine.device) | {"options": {"grid": grid, "minutes": asked.minutes}}
     record, screen = Record(out / environment.file_of(where, grid), where), console()
-    kept = promises([*parts(machine, Sizes())], PART, record, screen, limit, threads)
+    tasks = {name: {"part": name, "tests": shlex.split(tests)} for name in parts(machine, Sizes())}
+    kept = promises(tasks, PART, record, screen, limit, threads, at_once)
     well = Run(asked, record, screen).perform()
     screen.print(f"wrote {record.path}", highlight=False, soft_wrap=True)
     if not (kept and well):
@@ -63,20 +70,40 @@ def main(
 
 
 def promises(
-    names: Sequence[str], command: Sequence[str], record: Record, screen: Console, limit: float, threads: int
+    tasks: Mapping[str, Json],
+    command: Sequence[str],
+    record: Record,
+    screen: Console,
+    limit: float,
+    threads: int,
+    at_once: int = 1,
 ) -> bool:
     """Perform and print every part, and keep it in the record; says whether all is as it should be."""
-    done = record.run["parts"] = {}
-    for name in names:
+    stop = threading.Event()
+
+    def perform(task: Json) -> Json:
         start, found = time.monotonic(), {}
-        trouble = converse(command, {"part": name}, found.update, threads=threads, kind="cuda", silence=limit)
+        trouble = converse(command, task, found.update, threads=threads, kind="cuda", silence=limit, stop=stop)
         part = found.get("part") or {"trouble": "it had no results"}
         if trouble is not None:
             part = {**part, "trouble": f"its process {trouble}"}
-        done[name] = {**part, "seconds": time.monotonic() - start}
-        record.write()
-        for line in table.shown(name, done[name]):
-            screen.print(line, highlight=False, soft_wrap=True, markup=False)
+        return {**part, "seconds": time.monotonic() - start}
+
+    done: dict[str, Json] = {}
+    with ThreadPoolExecutor(at_once) as pool:
+        running = {pool.submit(perform, task): name for name, task in tasks.items()}
+        try:
+            for ended in as_completed(running):
+                name = running[ended]
+                done[name] = ended.result()
+                record.run["parts"] = {name: done[name] for name in tasks if name in done}
+                record.write()
+                for line in table.shown(name, done[name]):
+                    screen.print(line, highlight=False, soft_wrap=True, markup=False)
+        except BaseException:  # an interrupt too: what runs is ended, what waits is not begun
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
     return not any(part["trouble"] for part in done.values())
 
 

@@ -1,4 +1,7 @@
-"""All parts by name; `python -m bench.gpu.parts FD` performs the one that its standard input names, {"part": name}."""
+"""All parts by name; `python -m bench.gpu.parts FD` performs one.
+
+Its standard input says which: {"part": name, "tests": what pytest is told}.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fusedmdn import ops
@@ -21,10 +24,10 @@ from .sizes import Sizes
 Json = dict[str, Any]
 
 
-def parts(machine: Machine, sizes: Sizes) -> dict[str, Callable[[], Json]]:
+def parts(machine: Machine, sizes: Sizes, tests: Sequence[str] = suite.WORDS) -> dict[str, Callable[[], Json]]:
     """All parts by name, the quick and telling ones first."""
     found: dict[str, Callable[[], Json]] = {
-        "tests": suite.run,
+        "tests": functools.partial(suite.run, tests),
         "compiled variants": functools.partial(promises.compiled, machine, sizes),
         "repeated runs": functools.partial(promises.repeated, machine, sizes),
     }
@@ -63,5 +66,6 @@ def attempt(part: Callable[[], Json]) -> Json:
 
 if __name__ == "__main__":
     with os.fdopen(int(sys.argv[1]), "w") as out:
-        name = json.load(sys.stdin)["part"]
-        print(json.dumps({"part": attempt(parts(cuda(), Sizes())[name])}), file=out)
+        task = json.load(sys.stdin)
+        found = parts(cuda(), Sizes(), task["tests"])
+        print(json.dumps({"part": attempt(found[task["part"]])}), file=out)

@@ -176,8 +176,9 @@ def test_one_file_whatever_fails(tmp_path):
     record, screen = Record(path, {"gpu": {"name": "Some GPU"}}), Console(file=printed, width=80)
     names = ["goes well", "fails", "dies", "hangs", "mute"]
 
-    def kept(*names):
-        return command.promises(names, [sys.executable, "-c", SPEAKS], record, screen, 2.0, 1)
+    def kept(*names, at_once=1):
+        tasks = {name: {"part": name} for name in names}
+        return command.promises(tasks, [sys.executable, "-c", SPEAKS], record, screen, 2.0, 1, at_once)
 
     assert not kept(*names)
     assert [*path.parent.iterdir()] == [path]
@@ -193,6 +194,24 @@ def test_one_file_whatever_fails(tmp_path):
     assert all(part["seconds"] >= 0 for part in run["parts"].values())
     assert "goes well: as it should be, runs 3, 0 s\nfails: it is so, runs 3, 0 s" in printed.getvalue()
     assert kept("goes well")
+    assert not kept(*names, at_once=5)
+    again = json.loads(path.read_text())["parts"]
+    assert [*again] == names
+    assert {name: part["trouble"] for name, part in again.items()} == {
+        name: part["trouble"] for name, part in run["parts"].items()
+    }
+
+
+def test_an_interrupt_ends_what_runs_and_begins_nothing_more(tmp_path):
+    class Interrupted(Record):
+        def write(self):
+            raise KeyboardInterrupt
+
+    tasks = {name: {"part": name} for name in ("goes well", "hangs", "fails")}
+    record = Interrupted(tmp_path / "gpu.json", {})
+    with pytest.raises(KeyboardInterrupt):
+        command.promises(tasks, [sys.executable, "-c", SPEAKS], record, Console(file=io.StringIO()), 500.0, 1, 2)
+    assert list(record.run["parts"]) == ["goes well"]
 
 
 def test_an_exception_is_the_parts_trouble():
