@@ -41,11 +41,35 @@ def exp(x):
 
 
 @triton.jit
+def log(x):
+    """log x of a normal number > 0, infinity or NaN, to an ulp (Cephes' logf).
+
+    tl.log is only good to 2^-22 near 1, whatever small number is right there.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    m = ((bits & 0x007FFFFF) | 0x3F000000).to(tl.float32, bitcast=True)  # x = m 2^n, m in [1/2, 1)
+    low = m < 0.70710678118654752
+    n = ((bits >> 23) - 126 - low.to(tl.int32)).to(tl.float32)
+    m = tl.where(low, m + m, m) - 1.0
+    z = m * m
+    p = 7.0376836292e-2 * m - 1.1514610310e-1
+    p = p * m + 1.1676998740e-1
+    p = p * m - 1.2420140846e-1
+    p = p * m + 1.4249322787e-1
+    p = p * m - 1.6668057665e-1
+    p = p * m + 2.0000714765e-1
+    p = p * m - 2.4999993993e-1
+    p = p * m + 3.3333331174e-1
+    y = p * m * z - 2.12194440e-4 * n - 0.5 * z
+    return tl.where(x < float("inf"), m + y + 0.693359375 * n, x)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x) for x in [0, 1]: log(w) x / (w - 1) with w = 1 + x undoes the rounding of w."""
     w = 1.0 + x
     rounded = w == 1.0
-    return tl.where(rounded, x, tl.log(w) * (x / tl.where(rounded, 1.0, w - 1.0)))
+    return tl.where(rounded, x, log(w) * (x / tl.where(rounded, 1.0, w - 1.0)))
 
 
 @triton.jit

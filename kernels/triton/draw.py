@@ -11,7 +11,7 @@ u_0, u_1, n_1, n_2 are the step's noise (random_stream.py), which is computed be
 import triton
 import triton.language as tl
 
-from .activations import clip, exp, sigmoid
+from .activations import clip, exp, log, sigmoid
 from .mdn_nll import LOG_SIGMA_LIMIT, LOWEST, RHO_LIMIT
 
 
@@ -39,7 +39,7 @@ def draw(
     mu_x, mu_y, s_x, s_y, r = of(chosen, mu_x), of(chosen, mu_y), of(chosen, s_x), of(chosen, s_y), of(chosen, r)
     if SIGMOID:
         mu_x, mu_y = sigmoid(mu_x), sigmoid(mu_y)
-    shift = tl.log(temperature) - bias
+    shift = log(temperature) - bias
     sigma_x, sigma_y = exp(clip(s_x, LOG_SIGMA_LIMIT) + shift), exp(clip(s_y, LOG_SIGMA_LIMIT) + shift)
     r = exp(clip(r, RHO_LIMIT))
     inverse = 1.0 / r

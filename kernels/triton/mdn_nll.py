@@ -15,7 +15,7 @@ of a row does not depend on its neighbours. Masked rows are not read.
 import triton
 import triton.language as tl
 
-from .activations import clip, exp, log1p, sigmoid, softplus, tanh
+from .activations import clip, exp, log, log1p, sigmoid, softplus, tanh
 
 LOG_SIGMA_LIMIT = tl.constexpr(12.0)
 RHO_LIMIT = tl.constexpr(15.0)
@@ -49,7 +49,7 @@ def parameters(row, mask, m, M: tl.constexpr, P: tl.constexpr, SIGMOID: tl.const
     if SIGMOID:
         mu_x, mu_y = sigmoid(mu_x), sigmoid(mu_y)
     a, weight, total = softmax(a, mask)
-    return a - tl.log(total)[:, None], weight, mu_x, mu_y, s_x, s_y, r
+    return a - log(total)[:, None], weight, mu_x, mu_y, s_x, s_y, r
 
 
 @triton.jit
@@ -67,7 +67,10 @@ def normal(x, y, mu_x, mu_y, s_x, s_y, r):
     """u_x, u_y, 1 / sigma_x, 1 / sigma_y, e^2r', e^-2r', r' and log N, of every component."""
     s_x, s_y, r = clip(s_x, LOG_SIGMA_LIMIT), clip(s_y, LOG_SIGMA_LIMIT), clip(r, RHO_LIMIT)
     inverse_x, inverse_y = exp(-s_x), exp(-s_y)
-    u_x, u_y = (x[:, None] - mu_x) * inverse_x, (y[:, None] - mu_y) * inverse_y
+    # fma, since contracted into A and D a product would not be rounded there: u_x - u_y of equal products would not be
+    # 0 but a rounding error, and e^2r' times its square the loss
+    zero = tl.zeros_like(mu_x)
+    u_x, u_y = tl.fma(x[:, None] - mu_x, inverse_x, zero), tl.fma(y[:, None] - mu_y, inverse_y, zero)
     grow, shrink = exp(2.0 * r), exp(-2.0 * r)
     A, D = u_x + u_y, u_x - u_y
     z = (A * A * (1.0 + shrink) + D * D * (1.0 + grow)) * 0.25
@@ -93,7 +96,7 @@ def pens_of(row, target, n, live, P: tl.constexpr):
     mask = live[:, None] & (k < 3)
     e, weight, total = softmax(tl.load(row[:, None] + k, mask=mask, other=0.0).to(tl.float32), mask)
     goal = tl.load(target + n[:, None] * 5 + 2 + k, mask=mask, other=0.0)
-    return tl.where(mask, e - tl.log(total)[:, None], 0.0), weight, goal, mask
+    return tl.where(mask, e - log(total)[:, None], 0.0), weight, goal, mask
 
 
 @triton.jit
@@ -107,7 +110,7 @@ def likelihood(row, target, n, live, M: tl.constexpr, MP: tl.constexpr, P: tl.co
     joint = tl.where(mask, log_weight + log_n, LOWEST)
     largest = tl.max(joint, 1)
     _, _, total = softmax(joint, mask)
-    loss = tl.where(counts, -largest - tl.log(total), 0.0)
+    loss = tl.where(counts, -largest - log(total), 0.0)
     if P == 1:
         e = tl.load(row, mask=live, other=0.0).to(tl.float32)
         loss += softplus(e) - tl.load(target + n * 3 + 2, mask=live, other=0.0) * e

@@ -7,6 +7,8 @@ answers and python/stream.py hold the words to the bit; normals agree to roundin
 import triton
 import triton.language as tl
 
+from .activations import log
+
 TURN = tl.constexpr(6.283185307179586)
 
 
@@ -36,7 +38,7 @@ def uniform(word):
 @triton.jit
 def normals(u, v):
     """Two standard normals of two uniforms (Box-Muller): sqrt(-2 ln u) times cos and sin of v turns."""
-    radius = tl.sqrt(-2.0 * tl.log(u))
+    radius = tl.sqrt(-2.0 * log(u))
     cosine, sine = cos_sin_turns(v)
     return radius * cosine, radius * sine
 
