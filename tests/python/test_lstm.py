@@ -1,5 +1,6 @@
 """The recurrence against nn.LSTM, a scalar loop, autograd with hooks, and finite differences."""
 
+import copy
 import math
 
 import fusedmdn.ops as ops
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..accuracy import assert_accurate
 
 
 def arguments(T, B, H, dtype=None, device="cpu"):
@@ -40,15 +43,32 @@ def assert_gradients_match(ours, theirs, inputs, **tolerance):
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 3, 5), (20, 4, 33)])
 def test_equals_nn_lstm(backend, sizes):
+    """In float64; in float32, where both round, as near to nn.LSTM in float64 as nn.LSTM in float32 is."""
     (T, B, H), dtype = sizes, backend.dtype
     lstm = nn.LSTM(6, H, dtype=dtype, device=backend)
     x = torch.randn(T, B, 6, dtype=dtype, device=backend, requires_grad=True)
     h0, c0 = (torch.randn(B, H, dtype=dtype, device=backend, requires_grad=True) for _ in range(2))
     xw = nn.functional.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
     expected, (h_T, c_T) = lstm(x, (h0[None], c0[None]))
-    assert_gradients_match(
-        run(xw, lstm.weight_hh_l0, h0, c0), (expected, h_T[0], c_T[0]), [x, h0, c0, *lstm.parameters()]
+    leaves, ours, theirs = (
+        [x, h0, c0, *lstm.parameters()],
+        run(xw, lstm.weight_hh_l0, h0, c0),
+        (expected, h_T[0], c_T[0]),
     )
+    if dtype == torch.float64:
+        assert_gradients_match(ours, theirs, leaves)
+        return
+    double = copy.deepcopy(lstm).double()
+    x64, h64, c64 = (v.detach().double().requires_grad_() for v in (x, h0, c0))
+    expected, (h_T, c_T) = double(x64, (h64[None], c64[None]))
+    exact, exact_leaves = (expected, h_T[0], c_T[0]), [x64, h64, c64, *double.parameters()]
+    grads = [torch.randn_like(v) for v in theirs]
+    results = [
+        (*outputs, *torch.autograd.grad(outputs, inputs, [g.to(outputs[0].dtype) for g in grads]))
+        for outputs, inputs in ((ours, leaves), (theirs, leaves), (exact, exact_leaves))
+    ]
+    for name, values in enumerate(zip(*results, strict=True)):
+        assert_accurate(str(name), *(v.detach() for v in values))
 
 
 def test_ragged_equals_packed_nn_lstm(backend):
