@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from . import jobs
+from .draw import draw
 from .machine import doctor_command, info, tune_command
 from .sample import evaluate_command, sample
 from .train import train
@@ -19,6 +20,7 @@ app.command()(info)
 app.command("doctor")(doctor_command)
 app.command()(train)
 app.command()(sample)
+app.command()(draw)
 app.command("eval")(evaluate_command)
 app.command("tune")(tune_command)
 app.add_typer(jobs.app, name="jobs")

@@ -21,6 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
+View = Annotated[str, typer.Option(help=f"Of a drawing: {', '.join(render.VIEWS[:-1])} or {render.VIEWS[-1]}.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: torch's.", min=1)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
 

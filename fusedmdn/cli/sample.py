@@ -23,6 +23,7 @@ from .common import (
     Data,
     Device,
     Threads,
+    View,
     check_output,
     console,
     device_of,
@@ -50,6 +51,7 @@ def sample(
         typer.Option(help="On a GPU: resident, rows or graph. Default: by -n, on which bits then depend."),
     ] = None,
     columns: Annotated[int | None, typer.Option(help="Of the grid; default: a square.", min=1)] = None,
+    view: View = "plain",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -60,6 +62,7 @@ def sample(
         raise ValueError(f"plan must be one of {', '.join(PLANS)}; got {plan!r}")
     for path in out:
         check_output(path, ".svg", ".png", ".gif", ".npz")
+    render.check_view(view, has_model=True)
     where = device_of(device, threads)
     model = FusedLSTMMDN.from_pretrained(checkpoint, where)
     given = None if prime is None else _first(prime)
@@ -90,7 +93,7 @@ def sample(
         if path.suffix == ".npz":
             StrokeSet.of(strokes).save(path)
         else:
-            render.draw(strokes, path, columns)
+            render.draw(strokes, path, columns, view, model)
         say(f"wrote {path}")
     ended = int(batch.state.done.sum())
     ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""

@@ -41,6 +41,19 @@ def test_one_drawing_keeps_its_proportions():
     assert wide.width > wide.height
 
 
+def test_a_line_of_writing_gets_a_fine_pen_and_a_wide_cell():
+    zigzag = Strokes.from_polylines([[(x, x % 2 * 20) for x in range(200)]])
+    dash = Strokes.from_polylines([[(0, 0), (200, 1)]])
+    page, plain = render.lay_out([zigzag]), render.lay_out([SQUARE])
+    assert page.pen == pytest.approx(plain.pen * 3 * 20 / 199)  # as the height of what is written
+    assert render.lay_out([dash]).pen == plain.pen
+    grid = render.lay_out([zigzag] * 6)
+    assert grid.figures[0].cell[2] > 5 * grid.figures[0].cell[3]
+    assert len({f.cell[:2] for f in grid.figures}) == 6
+    assert grid.pen < render.lay_out([SQUARE] * 6).pen
+    assert render.lay_out([zigzag, SQUARE, SQUARE]).figures[0].cell[2:] == (render.CELL, render.CELL)
+
+
 def test_png_is_inked_where_the_pen_was(tmp_path):
     SQUARE.save(tmp_path / "x.png")
     image = np.asarray(Image.open(tmp_path / "x.png").convert("L"))
@@ -56,7 +69,7 @@ def test_png_is_inked_where_the_pen_was(tmp_path):
 def test_painting_in_bands_changes_nothing(monkeypatch):
     drawings = [SQUARE] * 7
     whole = np.asarray(render.image(drawings))
-    monkeypatch.setattr(render, "BAND", 17)
+    monkeypatch.setattr(render.pixels, "BAND", 17)
     assert np.array_equal(np.asarray(render.image(drawings)), whole)
 
 
