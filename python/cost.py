@@ -1,16 +1,20 @@
 """What one step must at least move and multiply, plan by plan: the one place that counts it.
 
 The planner ranks plans by `cycles`, the pages and the benchmark print `floor`. A floor is arithmetic on a datasheet's
-figures, never an expected time; the latencies below are assumptions that only rank plans. For the recurrence `fusedmdn
-tune` puts measurements in their place.
+figures, never an expected time. The latencies below only rank plans; they are fitted to an H100's measured times
+(bench/results/plans-nvidia-h100-80gb-hbm3.json, `python -m bench.gpu.plan_times`): what the choices lose by them there
+tests/bench/test_plan_times.py holds. For the recurrence `fusedmdn tune` puts measurements in their place.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-BARRIER = 1500  # cycles, assumed: from the last program's arrival to the first load after it
-TILE = 1500  # cycles, assumed: of a tile's step what neither bytes nor multiply-adds count: latencies one after another
+BARRIER = 1500  # cycles from the last program's arrival to the first load after it: 0.83 to 0.99 us on an H100
+TILE = 2500  # cycles of a tile's step that neither bytes nor multiply-adds count: latencies one after another
+NARROW = 0.3  # of TILE, more where a program has fewer units and sequences than threads
+WAVE = 1000  # cycles of a tile's step, more where all layers are one launch
+ACHIEVED = 0.5  # of the matrix units' rate, by the instructions of one warp
 LAUNCH = 18000  # cycles, assumed: a kernel launched from Python, some 10 us; a captured graph needs less
 NODE = 3000  # cycles, assumed: a kernel of a captured graph, from the end of the one before
 PORT = 64  # bytes a cycle between L2 and one multiprocessor
@@ -261,6 +265,12 @@ def memory(direction: str, H: int, B: int, size: int, save: bool = True) -> int:
     if direction == "forward":
         return B * H * (4 * size + size + (4 * size + 4 if save else 0))
     return B * H * (size + 4 * size + 2 * 4 + 4 * size)
+
+
+def rate(target: str, size: int, precision: str) -> float:
+    """Multiply-adds a cycle of one multiprocessor that the planner counts on, elements of `size` bytes."""
+    dense = MULTIPLY_ADDS.get(target, {}).get(8 * size)
+    return ACHIEVED * dense / (3 if precision == "tf32x3" else 1) if dense else FLOAT32
 
 
 def cycles(step: Step, work: float, tiles: int) -> float:

@@ -17,6 +17,7 @@ import torch
 from . import cost, forced
 
 WARPS = 8  # of a persistent program
+THREADS = 32  # of a warp
 BLOCK = 256  # units of a stepwise program, at most
 SLICE = 16  # columns that one matrix instruction takes at the least; K is padded to a multiple of it
 SHARED = {"sm_80": 163, "sm_86": 99, "sm_89": 99, "sm_90": 227, "sm_100": 227, "sm_120": 99}  # KiB a block may have
@@ -190,15 +191,16 @@ def step_cost(plan: Plan, direction: str, H: int, B: int, size: int, device: Dev
 def cycles(plan: Plan, direction: str, H: int, B: int, size: int, precision: str, device: Device) -> float:
     """The rank of a plan: the fewer, the better."""
     step = step_cost(plan, direction, H, B, size, device)
-    rates = cost.MULTIPLY_ADDS.get(device.target, {})
+    rate = cost.rate(device.target, size, precision)
     if isinstance(plan, Stepwise):
-        rate: float = cost.FLOAT32 if precision == "tf32x3" else rates.get(8 * size, cost.FLOAT32)
+        rate = cost.FLOAT32 if precision == "tf32x3" else rate
         moved = (step.exchange + step.memory) / (cost.PORT * device.processors)
         return cost.cycles(step, moved + step.multiply_adds / (rate * device.processors), 1)
-    rate = rates[8 * size] / (3 if precision == "tf32x3" else 1)
     programs = plan.programs * plan.groups
     tiles = -(-B // plan.rows)
     work = (step.exchange / cost.PORT + step.multiply_adds / rate) / (plan.programs * tiles)
+    if plan.rows * plan.units < THREADS * WARPS:
+        work += cost.NARROW * cost.TILE
     return cost.cycles(step, work, -(-tiles * plan.programs // programs))
 
 

@@ -181,8 +181,7 @@ def precisions(dtype: torch.dtype, device: Device) -> tuple[str, ...]:
 
 def cycles(plan: Plan, L: int, H: int, D: int, B: int, size: int, device: Device) -> float:
     """The rank of a plan, by a step of the whole batch: the fewer, the better."""
-    products = 3 if plan.precision == "tf32x3" else 1
-    rate = cost.MULTIPLY_ADDS.get(device.target, {}).get(8 * size, cost.FLOAT32) / products
+    rate = cost.rate(device.target, size, plan.precision)
     blocks = -(-B // plan.rows)
     if isinstance(plan, Resident):
         padded = sum(slices * width for _, slices, width in chunks(H, plan.width))

@@ -23,7 +23,7 @@ COLUMNS = 16  # of the head, of one program
 INPUTS = 14  # columns of the input that the fused plan takes at most; with the bias, one matrix instruction's
 OUTPUTS = 387  # of the head, at most, of the fused plan: 64 components; more spill in the likelihood
 LAYERS = 3  # at most, of the fused plan; with more that the head reads, registers are not verified
-MARGIN = 1.1  # of the composition's cycles: not counted are its launches and the memory of its projections
+MARGIN = 1.2  # of the composition's cycles: not counted are its launches and the memory of its projections
 ALIGNED = 16  # elements to a multiple of which a row of the gradient of raw is padded
 
 
@@ -177,7 +177,7 @@ def cycles(
     plan: Plan, direction: str, L: int, H: int, D: int, B: int, size: int, precision: str, device: Device
 ) -> float:
     """The rank of a plan, by a step of the whole batch: the fewer, the better."""
-    rate = cost.MULTIPLY_ADDS.get(device.target, {}).get(8 * size, cost.FLOAT32) / (3 if precision == "tf32x3" else 1)
+    rate = cost.rate(device.target, size, precision)
     if isinstance(plan, Composed):
         layer = recurrence.ranked(direction, H, B, size, precision, device)[0]
         # the products over all time that the fused plan makes on its way: of what lies below, and of the head
@@ -188,7 +188,7 @@ def cycles(
     # the input's columns and the padding of raw's gradient are left out: nothing next to latencies that are assumed
     raw = D if direction == "backward" else 0
     read, multiplied = cost.program(L, waves_of(plan, direction, H, D)._replace(raw=raw, beside=raw), size)
-    work = read * min(B / plan.rows, 1) / cost.PORT + multiplied / rate
+    work = read * min(B / plan.rows, 1) / cost.PORT + multiplied / rate + cost.WAVE
     step = cost.Step(0, 0, 0, 1, 0, 1.0)
     return cost.cycles(step, work, -(-B // (plan.rows * plan.groups)))
 
