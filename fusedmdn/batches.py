@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import ops
+from . import ops, preparing
 from .dataset import StrokeSet
 from .distributed import ALONE, World
 from .ops.checks import ROW
@@ -30,15 +30,22 @@ class Batches:
     """Batches of a `StrokeSet` in a model's units.
 
     Sequence i of an epoch always gets the same noise, whatever batch it is in: dequantisation by half a quantum either
-    way (data on a grid has no density), and a random linear map of the page with `augment` as the standard deviation
-    of its stretch, 0.6 times that of its shear.
+    way (data on a grid has no density), a random linear map of the page with `augment` as the standard deviation
+    of its stretch, 0.6 times that of its shear, and points dropped with probability `drop` (see `preparing.drop`).
     """
 
     def __init__(
-        self, data: StrokeSet, pen: str, scale: Scale, batch_size: int, seed: int, augment: float = 0.0
+        self,
+        data: StrokeSet,
+        pen: str,
+        scale: Scale,
+        batch_size: int,
+        seed: int,
+        augment: float = 0.0,
+        drop: float = 0.0,
     ) -> None:
         self.data, self.pen, self.scale, self.batch_size = data, pen, scale, batch_size
-        self.seed, self.augment = seed, augment
+        self.seed, self.augment, self.drop = seed, augment, drop
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -57,9 +64,12 @@ class Batches:
         for batch in world.share(self._cut(np.argsort(self.data.lengths, kind="stable"))):
             yield self.collate(batch, 0)
 
-    def count_rows(self, batch: Sequence[int]) -> int:
-        """Rows of these sequences."""
-        return int(self.data.lengths[batch].sum()) + len(batch) * (self.pen == "categorical")
+    def count_rows(self, batch: Sequence[int], epoch: int) -> int:
+        """Rows of these sequences in an epoch."""
+        ends = len(batch) * (self.pen == "categorical")
+        if self.drop:
+            return ends + sum(int(self._kept(i, self._noise(i, epoch)).sum()) for i in batch)
+        return ends + int(self.data.lengths[batch].sum())
 
     def collate(self, batch: Sequence[int], epoch: int) -> Batch:
         """The batch of these sequences, with an epoch's noise; of none, one sequence of no rows."""
@@ -73,16 +83,34 @@ class Batches:
         return Batch(torch.from_numpy(padded), lengths)
 
     def _rows(self, i: int, epoch: int) -> np.ndarray:
-        strokes = self.data[i]
+        strokes, noise = self.data[i], self._noise(i, epoch)
         n = len(strokes)
-        noise = ops.uniforms(self.seed, (epoch << 32) + i, 1, n + 1)[0].numpy() - np.float32(0.5)
         rows = strokes.rows(self.pen, self.scale)
-        _, std = self.scale.arrays()
+        shift, std = self.scale.arrays()
         rows[:n, :2] += noise[:n, :2] * (np.float32(self.data.quantum) / std)
+        if not self.augment and not self.drop:
+            return rows
+        rows[:n, :2] += shift / std  # now zero is no movement, as it must be where offsets are multiplied and added
         if self.augment:
-            spread = np.float32(self.augment * 12**0.5) * np.array([[1, 0.6], [0.6, 1]], np.float32)
-            rows[:n, :2] @= np.eye(2, dtype=np.float32) + spread * noise[n].reshape(2, 2)
+            rows[:n, :2] @= preparing.linear_map(self.augment, preparing.DISTORTION, noise[n].reshape(2, 2))
+        if self.drop:
+            kept = self._kept(i, noise)
+            offsets = preparing.merged(rows[:n, :2], kept)
+            rows = rows[np.r_[np.flatnonzero(kept), n : len(rows)]]  # with a categorical end row
+            n = len(offsets)
+            rows[:n, :2] = offsets
+        rows[:n, :2] -= shift / std
         return rows
+
+    def _noise(self, i: int, epoch: int) -> np.ndarray:
+        """(points + 1, 4), uniform in ±1/2; the last row is the page's."""
+        words = ops.uniforms(self.seed, (epoch << 32) + i, 1, int(self.data.lengths[i]) + 1)
+        return words[0].numpy() - np.float32(0.5)
+
+    def _kept(self, i: int, noise: np.ndarray) -> np.ndarray:
+        """Which points of a sequence are not dropped, by what the noise of its offsets leaves unused."""
+        eos = self.data.points[self.data.offsets[i] : self.data.offsets[i + 1], 2]
+        return ~(preparing.droppable(eos) & (noise[:-1, 2] + np.float32(0.5) < self.drop))
 
     def _cut(self, order: np.ndarray) -> list[list[int]]:
         return [order[k : k + self.batch_size].tolist() for k in range(0, len(order), self.batch_size)]

@@ -26,6 +26,7 @@ from .files import replacing
 from .strokes import FloatArray, Scale, Strokes
 
 PARTS = ("train", "validation", "test")
+NORMALIZATIONS = ("std", "mean-std")
 COLUMNS = ("dx", "dy", "eos", "offsets", "labels")
 ENDING = 22  # bytes of a zip's last record, of which the eleventh and twelfth say how many files there are
 UNPACKED, TIMES = 1 << 28, 200  # a file may always unpack to so many bytes, and beyond that to so many times its size
@@ -87,12 +88,22 @@ class StrokeSet:
         """(n) points of each sequence."""
         return np.diff(self.offsets)
 
-    def scale(self) -> Scale:
-        """(0, standard deviation of dx and dy): a zero row stays "no movement"."""
+    def scale(self, normalize: str = "std") -> Scale:
+        """The scale by which offsets get standard deviation 1, and by "mean-std" also mean 0.
+
+        "std" leaves the mean: a zero row, such as the one before the first, stays "no movement". By "mean-std", which
+        is what Graves did, it is the mean movement.
+
+        Raises:
+            ValueError: another name, or no points, or none that differ.
+        """
+        if normalize not in NORMALIZATIONS:
+            raise ValueError(f"normalize must be one of {', '.join(NORMALIZATIONS)}; got {normalize!r}")
         std = self.points[:, :2].std(axis=0, dtype=np.float64)
         if not len(self.points) or not (std > 0).all():
             raise ValueError(f"no scale: {len(self.points)} points with standard deviations {std.tolist()}")
-        return Scale((0.0, 0.0), (float(std[0]), float(std[1])))
+        shift = self.points[:, :2].mean(axis=0, dtype=np.float64) if normalize == "mean-std" else np.zeros(2)
+        return Scale((float(shift[0]), float(shift[1])), (float(std[0]), float(std[1])))
 
     def without_empty(self) -> StrokeSet:
         """The sequences that have points."""

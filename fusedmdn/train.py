@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import files, kinds
+from . import files, kinds, preparing
 from .batches import EVALUATION_SEED, Batches
 from .checkpoint import CONFIG, CheckpointError, save_model
 from .curve import Curve
-from .dataset import StrokeSet
+from .dataset import NORMALIZATIONS, StrokeSet
 from .distributed import ALONE, World
 from .evaluate import Evaluation, evaluate
 from .module import FusedLSTMMDN
@@ -59,7 +59,11 @@ class TrainOptions:
         epochs: passes over the training part.
         batch_size: sequences of a step, over all processes.
         clip_norm: bound of the gradient's norm; None takes 1, or none where it is clipped inside backpropagation.
+        normalize: "std" scales offsets to standard deviation 1, "mean-std" also moves their mean to 0.
+        simplify: tolerance within which pen strokes lose points before all else, in raw units; None leaves them.
+        resample: distance at which points are set anew instead, in raw units; None leaves them.
         augment: standard deviation of the random stretch of every character, every epoch.
+        drop: probability of a point inside a pen stroke to be left out, every epoch.
         precision: "float32", or "bf16" for matrix products in bfloat16 (autocast).
         patience: validations without a better one before training stops.
         validate_every: epochs between validations.
@@ -84,7 +88,11 @@ class TrainOptions:
     epochs: int = 50
     batch_size: int = 64
     clip_norm: float | None = None
+    normalize: str = "std"
+    simplify: float | None = None
+    resample: float | None = None
     augment: float = 0.0
+    drop: float = 0.0
     precision: str = "float32"
     patience: int = 20
     validate_every: int = 1
@@ -99,6 +107,7 @@ class TrainOptions:
             ("pen", ("bernoulli", "categorical")),
             ("optimizer", ("adam", "graves")),
             ("schedule", ("cosine", "constant")),
+            ("normalize", NORMALIZATIONS),
             ("precision", ("float32", "bf16")),
         ):
             if getattr(self, name) not in allowed:
@@ -113,6 +122,8 @@ class TrainOptions:
         for name in ("augment", "warmup"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be >= 0 and finite, got {getattr(self, name)}")
+        preparing.check_preparation(self.simplify, self.resample)
+        preparing.check_probability("drop", self.drop)
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
 
@@ -134,7 +145,7 @@ class TrainOptions:
         return math.inf if self.clips_inside else 1.0
 
     def build(self, train: StrokeSet) -> FusedLSTMMDN:
-        """The network, with the scale of its training data."""
+        """The network, with the scale of its training data, which has been prepared."""
         torch.manual_seed(self.seed)
         row = {"bernoulli": 3, "categorical": 5}[self.pen]
         model = FusedLSTMMDN(
@@ -149,7 +160,7 @@ class TrainOptions:
             clip_gates=self.clip_gates,
             clip_output=self.clip_output,
         )
-        model.scale = train.scale()
+        model.scale = train.scale(self.normalize)
         return model
 
 
@@ -172,7 +183,7 @@ class Trainer:
 
     Args:
         options: what to train, and how.
-        data: the set; each part is chosen by label.
+        data: the set, not yet prepared; each part is chosen by label.
         run: directory to be made; must not hold a run yet.
         device: where to train.
         world: the processes that train it together, each with a Trainer and the same arguments but the device.
@@ -332,14 +343,17 @@ class Trainer:
     def _prepare(self, options: TrainOptions, data: StrokeSet, run: Path, device: Any, world: World) -> None:
         self.options, self.run_directory, self.device, self.world = options, run, torch.device(device), world
         self.curve = Curve(run)
-        self.train_part, self.validation_part = (data.part(p).without_empty() for p in ("train", "validation"))
+        self.train_part, self.validation_part = (
+            preparing.prepare(data.part(p).without_empty(), options.simplify, options.resample)
+            for p in ("train", "validation")
+        )
         for name, part in (("train", self.train_part), ("validation", self.validation_part)):
             if not len(part):
                 raise ValueError(f"the {name} part of the data is empty ({len(data)} sequences in all)")
         self.digests = {"train": self.train_part.digest(), "validation": self.validation_part.digest()}
-        scale = self.train_part.scale()
+        scale = self.train_part.scale(options.normalize)
         self.batches = Batches(
-            self.train_part, options.pen, scale, options.batch_size, options.seed, augment=options.augment
+            self.train_part, options.pen, scale, options.batch_size, options.seed, options.augment, options.drop
         )
         self.validation_batches = Batches(self.validation_part, options.pen, scale, 16, EVALUATION_SEED)
 
@@ -366,7 +380,7 @@ class Trainer:
     def _train_step(self, epoch: int, sequences: list[int], stop: Sequence[int] = ()) -> tuple[Step, int]:
         """One step of all processes; also the number of a signal that one of them has been sent, or 0."""
         batch = self.batches.collate(self.world.share(sequences), epoch)
-        count = self.batches.count_rows(sequences)
+        count = self.batches.count_rows(sequences, epoch)
         lr = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -23,6 +23,11 @@ Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" 
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
 View = Annotated[str, typer.Option(help=f"Of a drawing: {', '.join(render.VIEWS[:-1])} or {render.VIEWS[-1]}.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: torch's.", min=1)]
+Simplify = Annotated[
+    float | None,
+    typer.Option(help="Take points out first, within this tolerance, in raw units (sketch-rnn: 2 in a 256 x 256 box)."),
+]
+Resample = Annotated[float | None, typer.Option(help="Set points evenly first, at this distance, in raw units.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU where there is one.")]
 
 

@@ -18,10 +18,13 @@ from .. import FusedLSTMMDN, Strokes, ops, render
 from ..dataset import PARTS, StrokeSet, load
 from ..evaluate import evaluate
 from ..jobs.spec import DTYPES, PLANS
+from ..preparing import check_preparation, prepare
 from .common import (
     Checkpoint,
     Data,
     Device,
+    Resample,
+    Simplify,
     Threads,
     View,
     check_output,
@@ -112,15 +115,22 @@ def evaluate_command(
     checkpoint: Checkpoint,
     data: Data,
     part: Annotated[str, typer.Option(help="train, validation, test or all.")] = "validation",
+    simplify: Simplify = None,
+    resample: Resample = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Nats per point and per sequence, and SSE, of a part of the data, in the checkpoint's units."""
+    """Nats per point and per sequence, and SSE, of a part of the data, in the checkpoint's units.
+
+    Of a network that was trained with --simplify or --resample, give the same here.
+    """
+    check_preparation(simplify, resample)
     if part not in (*PARTS, "all"):
         raise ValueError(f"part must be one of {', '.join(PARTS)} or all; got {part!r}")
     model = FusedLSTMMDN.from_pretrained(checkpoint, device_of(device, threads))
     strokes = load(data)
-    result = evaluate(model, strokes if part == "all" else strokes.part(part))
+    strokes = prepare(strokes if part == "all" else strokes.part(part), simplify, resample)
+    result = evaluate(model, strokes)
     table = Table("measure", "value", title=escape(f"{checkpoint} on {data} ({part})"))
     table.add_row("nats per point (row)", f"{result.nats_per_row:.4f}")
     table.add_row("  of which the pen", f"{result.pen_nats_per_row:.4f}")

@@ -14,7 +14,7 @@ from ..dataset import StrokeSet, load
 from ..distributed import World
 from ..evaluate import Evaluation
 from ..train import Step, Trainer, TrainOptions, holds_run
-from .common import Data, Device, Threads, console, device_of, given, say, told_plainly
+from .common import Data, Device, Resample, Simplify, Threads, console, device_of, given, say, told_plainly
 
 Default = TrainOptions()
 
@@ -47,7 +47,15 @@ def train(
     clip_output: Annotated[
         float | None, typer.Option(help="Bound of the raw output's gradient (Graves: 100).")
     ] = Default.clip_output,
+    normalize: Annotated[
+        str, typer.Option(help="std: offsets to standard deviation 1; mean-std: their mean to 0 as well.")
+    ] = Default.normalize,
+    simplify: Simplify = Default.simplify,
+    resample: Resample = Default.resample,
     augment: Annotated[float, typer.Option(help="Random stretch and shear, standard deviation.")] = Default.augment,
+    drop: Annotated[
+        float, typer.Option(help="Probability of a point inside a pen stroke to be left out (sketch-rnn: 0.1).")
+    ] = Default.drop,
     precision: Annotated[str, typer.Option(help="float32, or bf16 (autocast).")] = Default.precision,
     patience: Annotated[int, typer.Option(help="Validations without a better one before it stops.")] = Default.patience,
     validate_every: Annotated[int, typer.Option(help="Epochs between validations.")] = Default.validate_every,
@@ -71,8 +79,9 @@ def train(
         hidden_size=hidden, num_layers=layers, num_mixtures=mixtures, pen=pen, skip=skip, peephole=peephole,
         dropout=dropout, clip_gates=clip_gates, clip_output=clip_output, optimizer=optimizer, lr=lr,
         schedule=schedule, warmup=warmup, epochs=epochs, batch_size=batch_size, clip_norm=clip_norm,
-        augment=augment, precision=precision, patience=patience, validate_every=validate_every,
-        checkpoint_every=checkpoint_every, log_every=log_every, seed=seed,
+        normalize=normalize, simplify=simplify, resample=resample, augment=augment, drop=drop, precision=precision,
+        patience=patience, validate_every=validate_every, checkpoint_every=checkpoint_every, log_every=log_every,
+        seed=seed,
     )  # fmt: skip
     try:
         with distributed.join(where) as world:

@@ -101,7 +101,8 @@ def test_train_options_arrive(tmp_path):
     given = {
         "hidden": 9, "layers": 2, "mixtures": 2, "pen": "bernoulli", "dropout": 0.25, "optimizer": "graves",
         "lr": 0.003, "schedule": "constant", "warmup": 7, "epochs": 1, "batch-size": 40, "clip-norm": 2.0,
-        "clip-gates": 9.0, "clip-output": 90.0, "augment": 0.01, "precision": "bf16", "patience": 3,
+        "clip-gates": 9.0, "clip-output": 90.0, "augment": 0.01, "drop": 0.05, "normalize": "mean-std",
+        "simplify": 0.75, "precision": "bf16", "patience": 3,
         "validate-every": 1, "checkpoint-every": 5, "log-every": 2, "seed": 11,
     }  # fmt: skip
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
@@ -109,7 +110,7 @@ def test_train_options_arrive(tmp_path):
     saved = json.loads((tmp_path / "run/last/config.json").read_text())["progress"]["options"]
     renamed = {"hidden": "hidden_size", "layers": "num_layers", "mixtures": "num_mixtures"}
     expected = {renamed.get(k, k.replace("-", "_")): v for k, v in given.items()} | {"skip": True, "peephole": True}
-    assert saved == expected
+    assert saved == expected | {"resample": None}
     config = FusedLSTMMDN.from_pretrained(tmp_path / "run").config()
     shared = config.keys() & expected.keys()
     assert len(shared) == 9
@@ -144,6 +145,30 @@ def test_eval(run):
         assert name in results["all"]
 
 
+@pytest.mark.parametrize(("option", "value"), [("simplify", 4.0), ("resample", 3.0)])
+def test_eval_of_a_run_on_prepared_strokes(run, tmp_path, option, value):
+    """The figure of its best validation, found again with the same option; other rows without it."""
+    data = run.parent / "data.npz"
+    words = ["--hidden", 8, "--mixtures", 2, "--epochs", 1, "--device", "cpu", "--normalize", "mean-std"]
+    call("train", data, "--out", tmp_path / "run", *words, f"--{option}", value)
+    best = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["validation"]
+    out = call("eval", tmp_path / "run", data, f"--{option}", value)
+    assert re.search(rf"rows\s*[│|]\s*{best['rows']}\b", out)
+    assert f"{best['nats_per_row']:.4f}" in out
+    assert not re.search(rf"rows\s*[│|]\s*{best['rows']}\b", call("eval", tmp_path / "run", data))
+    call("sample", tmp_path / "run", "-n", 2, "--max-steps", 20, "--prime", data, "--out", tmp_path / "x.npz")
+    begun = load(data)[0].points
+    assert all(np.array_equal(s.points[: len(begun)], begun) for s in load(tmp_path / "x.npz"))
+
+
+def test_without_shapely_it_says_what_to_install(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    data = run.parent / "data.npz"
+    for words in (["train", data, "--out", tmp_path / "new"], ["eval", run, data]):
+        assert "pip install 'fusedmdn[strokes]'" in call(*words, "--simplify", 2, code=2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     out = call("sample", "kanji", "--out", tmp_path / "x.svg", "--out", tmp_path / "x.png", code=2)
@@ -170,6 +195,10 @@ def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
         (["eval", "e[/x]", "kanjivg"], "e[/x]: no config.json there"),
         (["train", "no.npz", "--out", "run"], "no.npz: cannot be read"),
         (["train", "kanjivg", "--out", "run", "--pen", "quill"], "pen must be one of"),
+        (["train", "kanjivg", "--out", "run", "--normalize", "x"], "normalize must be one of std, mean-std; got 'x'"),
+        (["train", "kanjivg", "--out", "run", "--simplify", "-1"], "simplify must be >= 0 and finite, got -1"),
+        (["eval", "kanji", "kanjivg", "--resample", "0"], "resample must be > 0 and finite, got 0"),
+        (["eval", "kanji", "kanjivg", "--resample", "1e-30"], "would make more than 16,777,216 points"),
         (["train", "kanjivg", "--out", "run", "--resume"], "config.json: cannot be read"),
         (["eval", "kanji", "no.npz"], "no.npz: cannot be read"),
         (["eval", "kanji", "kanjivg", "--part", "dev"], "part must be one of"),

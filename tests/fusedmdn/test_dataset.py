@@ -153,6 +153,25 @@ def test_other_endings_are_refused():
         load("x.pkl")
 
 
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_normalised_rows(pen):
+    """ "mean-std" takes both moments out of the offsets, and leaves the pen and the end row alone."""
+    data = kanjivg().part("validation")
+    for normalize, mean in (("std", False), ("mean-std", True)):
+        scale = data.scale(normalize)
+        rows = [s.rows(pen, scale)[: len(s)] for s in data]
+        offsets = np.concatenate(rows)[:, :2].astype(np.float64)
+        assert np.allclose(offsets.std(0), 1, atol=1e-5)
+        assert np.allclose(offsets.mean(0), 0, atol=1e-5) == mean
+        for strokes in (data[0], data[1]):
+            again = strokes.rows(pen, scale)
+            assert np.array_equal(again[:, 2:], strokes.rows(pen)[:, 2:])
+            assert pen == "bernoulli" or again[-1].tolist() == [0, 0, 0, 0, 1]
+            assert np.allclose(Strokes.from_rows(again, scale).points, strokes.points, atol=1e-4)
+    with pytest.raises(ValueError, match="normalize must be one of std, mean-std; got 'max'"):
+        data.scale("max")
+
+
 def test_no_scale_without_movement():
     with pytest.raises(ValueError, match="no scale: 2 points"):
         StrokeSet.of([Strokes(np.zeros((2, 3)))]).scale()

@@ -40,12 +40,14 @@ def test_every_sequence_is_one_process_s():
 @pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
 def test_an_empty_share_is_a_sequence_of_no_rows(pen):
     data = zigzags()
-    batches = Batches(data, pen, data.scale(), 16, seed=0)
-    rows, lengths = batches.collate([], 0)
-    assert rows.shape == (1, 1, {"bernoulli": 3, "categorical": 5}[pen])
-    assert lengths.tolist() == [0]
-    for batch in ([], [5], [7, 3, 11]):
-        assert batches.count_rows(batch) == int(batches.collate(batch, 0).lengths.sum())
+    for drop in (0.0, 0.5):
+        batches = Batches(data, pen, data.scale(), 16, seed=0, drop=drop)
+        rows, lengths = batches.collate([], 0)
+        assert rows.shape == (1, 1, {"bernoulli": 3, "categorical": 5}[pen])
+        assert lengths.tolist() == [0]
+        for batch in ([], [5], [7, 3, 11]):
+            for epoch in (0, 1):
+                assert batches.count_rows(batch, epoch) == int(batches.collate(batch, epoch).lengths.sum())
 
 
 CLIPS = {
@@ -53,6 +55,7 @@ CLIPS = {
     "free": {"clip_norm": 1e9},
     "inside": {"clip_gates": 0.05, "clip_output": 0.3},
     "bf16": {"precision": "bf16"},
+    "dropped": {"drop": 0.4, "normalize": "mean-std"},  # of a batch, processes have what is left of their own
 }
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusedmdn import FusedLSTMMDN, Strokes, train
-from fusedmdn.checkpoint import CheckpointError
+from fusedmdn import FusedLSTMMDN, Strokes, preparing, sealed, train
+from fusedmdn.checkpoint import FORMAT, CheckpointError
 from fusedmdn.dataset import StrokeSet
 from fusedmdn.evaluate import evaluate
 from fusedmdn.train import SKIPS_ALLOWED, Trainer, TrainingDiverged, TrainOptions
@@ -59,6 +59,7 @@ def run_until(trainer, step):
         {},
         {"optimizer": "graves", "pen": "bernoulli", "clip_gates": 10.0, "clip_output": 100.0},
         {"precision": "bf16", "schedule": "constant"},
+        {"drop": 0.3, "normalize": "mean-std", "simplify": 4.0},
     ],
 )
 @pytest.mark.parametrize("stops", [[8], [2, 11, 25]])
@@ -188,6 +189,11 @@ def test_a_set_without_validation_part_is_refused(tmp_path):
         ({"lr": 0.0}, "lr must be > 0 and finite, got 0.0"),
         ({"augment": -0.1}, "augment must be >= 0 and finite, got -0.1"),
         ({"augment": math.inf}, "augment must be >= 0 and finite, got inf"),
+        ({"normalize": "minmax"}, "normalize must be one of std, mean-std; got 'minmax'"),
+        ({"simplify": -1.0}, "simplify must be >= 0 and finite, got -1.0"),
+        ({"resample": 0.0}, "resample must be > 0 and finite, got 0.0"),
+        ({"simplify": 1.0, "resample": 1.0}, "simplify 1.0 and resample 1.0 cannot both be given"),
+        ({"drop": 1.5}, r"drop must be in \[0, 1\], got 1.5"),
         ({"seed": -1}, r"seed must be in \[0, 2\^63\), got -1"),
     ],
 )
@@ -262,6 +268,8 @@ def test_options_do_what_they_say(tmp_path, monkeypatch):
     data, results = zigzags(), {}
     changes = {
         "plain": {}, "augment": {"augment": 0.3}, "graves": {"optimizer": "graves"}, "bf16": {"precision": "bf16"},
+        "drop": {"drop": 0.3}, "normalize": {"normalize": "mean-std"}, "simplify": {"simplify": 4.0},
+        "resample": {"resample": 3.0},
         "lr": {"lr": 1e-2}, "clip": {"clip_norm": 1e-3}, "seed": {"seed": 1}, "dropout": {"dropout": 0.6},
         "warmup": {"warmup": 50}, "schedule": {"schedule": "constant"},
         "clip_gates": {"clip_gates": 1e-3, "clip_norm": 1.0}, "clip_output": {"clip_output": 1e-3, "clip_norm": 1.0},
@@ -280,6 +288,51 @@ def test_options_do_what_they_say(tmp_path, monkeypatch):
     assert rates[:5] == [pytest.approx((k + 1) / 5 * (1 + math.cos(math.pi * k / n)) / 2) for k in range(5)]
     assert rates[n // 2] == pytest.approx(0.5)
     assert rates[-1] < 0.02
+
+
+def test_a_run_is_prepared_by_its_own_options(tmp_path):
+    """Simplified once, scaled as what that leaves, and again so when it is resumed: with the data as it was given."""
+    data = zigzags()
+    trainer = Trainer(
+        options(simplify=4.0, drop=0.2, dropout=0.0, normalize="mean-std", epochs=1), data, tmp_path / "run"
+    )
+    for name, part in (("train", trainer.train_part), ("validation", trainer.validation_part)):
+        assert part.digest() == preparing.simplify(data.part(name), 4.0).digest() != data.part(name).digest()
+    scale = trainer.train_part.scale("mean-std")
+    assert trainer.model.scale == trainer.batches.scale == trainer.validation_batches.scale == scale
+    assert (trainer.batches.drop, trainer.validation_batches.drop, trainer.validation_batches.augment) == (0.2, 0, 0)
+    rows, lengths = trainer.batches.collate([0, 1], 0)
+    loss = trainer.loss(rows, lengths)  # the row before the first is zero, whatever the scale
+    assert loss.item() == pytest.approx(trainer.model.nll(rows, lengths, reduction="sum").item(), rel=1e-6)
+    reports = []
+    trainer.run(reports.append)
+    counts = [int(trainer.batches.collate(batch, 0).lengths.sum()) for batch in trainer.batches.order(0)]
+    assert [r.rows for r in reports] == counts
+    assert Trainer.resume(data, tmp_path / "run").train_part.digest() == trainer.train_part.digest()
+    assert FusedLSTMMDN.from_pretrained(tmp_path / "run").scale == scale
+    prepared = preparing.simplify(data.part("validation"), 4.0)
+    assert evaluate(FusedLSTMMDN.from_pretrained(tmp_path / "run"), prepared).nats_per_row == trainer.best
+    with pytest.raises(ValueError, match="was trained on other data"):
+        Trainer.resume(preparing.simplify(data, 5.0), tmp_path / "run")
+
+
+def test_a_run_from_before_there_were_options_goes_on(tmp_path):
+    """What a saved run does not say is as it was then."""
+    data = zigzags()
+    straight = Trainer(options(), data, tmp_path / "straight")
+    straight.run()
+    run_until(Trainer(options(), data, tmp_path / "old"), 8)
+    path = tmp_path / "old" / "last" / "config.json"
+    config = sealed.read(path, FORMAT)
+    for name in ("normalize", "simplify", "resample", "drop"):
+        del config["progress"]["options"][name]
+    sealed.write(path, config)
+    then = {"normalize": "std", "simplify": None, "resample": None, "drop": 0.0}
+    resumed = Trainer.resume(data, tmp_path / "old", options=options(**then))
+    assert resumed.model.scale.shift == (0.0, 0.0)
+    resumed.run()
+    for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_empty_sequences_are_left_out_of_training(tmp_path):
