@@ -40,7 +40,8 @@ hand and writes this page anew.
 Every single time is in the JSON files, of which these are shown: {names}.
 """
 UNMEASURED = (
-    "No GPU was measured: [floors and resources of its kernels](#gpu-floors-not-measured) are all that is here.\n"
+    "No GPU has run this benchmark yet. [Its plans beside cuDNN's layer](gpu-measured.md) were timed on one; here are "
+    "[floors and resources of its kernels](#gpu-floors-not-measured).\n"
 )
 
 UNASKED = "No run has the cells that the targets are about: model {model}, {threads} on a CPU.\n"

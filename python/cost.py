@@ -13,7 +13,7 @@ from typing import NamedTuple
 BARRIER = 1500  # cycles from the last program's arrival to the first load after it: 0.83 to 0.99 us on an H100
 TILE = 2500  # cycles of a tile's step that neither bytes nor multiply-adds count: latencies one after another
 NARROW = 0.3  # of TILE, more where a program has fewer units and sequences than threads
-WAVE = 1000  # cycles of a tile's step, more where all layers are one launch
+WAVE = 500  # cycles of a tile's step, more where all layers are one launch
 ACHIEVED = 0.5  # of the matrix units' rate, by the instructions of one warp
 LAUNCH = 18000  # cycles, assumed: a kernel launched from Python, some 10 us; a captured graph needs less
 NODE = 3000  # cycles, assumed: a kernel of a captured graph, from the end of the one before

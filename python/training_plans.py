@@ -23,7 +23,7 @@ COLUMNS = 16  # of the head, of one program
 INPUTS = 14  # columns of the input that the fused plan takes at most; with the bias, one matrix instruction's
 OUTPUTS = 387  # of the head, at most, of the fused plan: 64 components; more spill in the likelihood
 LAYERS = 3  # at most, of the fused plan; with more that the head reads, registers are not verified
-MARGIN = 1.2  # of the composition's cycles: not counted are its launches and the memory of its projections
+MARGIN = 1.1  # of the composition's cycles: not counted are its launches and the memory of its projections
 ALIGNED = 16  # elements to a multiple of which a row of the gradient of raw is padded
 
 

@@ -11,7 +11,7 @@ COMMAND = "python -m bench.gpu_page"
 HEAD = f"""# GPU kernels: computed costs
 
 **Nothing on this page was measured on a GPU.** Every time is a floor, arithmetic on a datasheet's figures, and never an
-expected time: latencies, barriers and launches are not in it. `make gpu` measures.
+expected time: latencies, barriers and launches are not in it. What was measured: [gpu-measured.md](gpu-measured.md).
 
 Written by `{COMMAND}` from `python/plans.py`, `python/training_plans.py`, `python/sampling_plans.py`,
 `python/cost.py` and `tests/compile_gate/table.json`.

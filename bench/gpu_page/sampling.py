@@ -31,7 +31,7 @@ each, L + 2 launches a step, {sampling_plans.CAPTURED} steps captured and replay
 
 L layers of H units, {MIXTURES} components, a Bernoulli pen; `sampling_plans.choose` was asked at
 B = {", ".join(map(str, PLAN_B))}: "resident to 64, graph" is resident at 64 and graph from the next of these on. It
-ranks by latencies that are assumed until a GPU has measured them. float16 is as bfloat16. MI300X (gfx942) is offered
+ranks by latencies that an H100 has measured. float16 is as bfloat16. MI300X (gfx942) is offered
 the graph plan alone.
 """
 

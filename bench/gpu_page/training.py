@@ -36,7 +36,7 @@ between matrix products of all steps, then the loss.
 L layers of H units, {MIXTURES} components, a Bernoulli pen; `training_plans.choose` was asked at
 B = {", ".join(map(str, PLAN_B))}, for each direction by itself. "fused to 64" is fused at all of these up to 64 and
 composed at the others; where they differ, *fwd* and *bwd*, forward and backward, say when each is fused. The choice
-ranks by latencies that are assumed until a GPU has measured them. float16 is as bfloat16; float32 is without TF32,
+ranks by latencies that an H100 has measured. float16 is as bfloat16; float32 is without TF32,
 three TF32 products for one. MI300X (gfx942) is composed only.
 """
 

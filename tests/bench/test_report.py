@@ -178,7 +178,7 @@ def test_all_runs_of_a_device_are_on_the_page(results):
 def test_without_a_gpu_there_are_floors_that_are_called_so(results):
     page, _ = written(results)
     shown = section(page, "## GPU: floors, not measured")
-    assert "**No GPU was measured." in shown
+    assert "**Nothing here was measured." in shown
     assert "[floors and resources of its kernels](#gpu-floors-not-measured)" in page
     for heading in ("sampling in bfloat16", "sampling in float32", "training in bfloat16", "training in float32"):
         assert f"### GPU floors: {heading}\n" in shown

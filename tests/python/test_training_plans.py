@@ -214,9 +214,10 @@ def test_what_overflows_is_composed_unless_fused_is_forced():
 
 
 def test_a_refused_launch_is_composed_instead_and_says_so_once():
-    given = network(lengths=torch.tensor([2, 0, 1]))
-    grads = torch.randn(2, 3), torch.randn(1, 3, 6), torch.randn(1, 3, 6)
+    given = Network(2, torch.float32, sizes=(2, 3, 6, 2, 3), lengths=torch.tensor([2, 0, 1]))
+    grads = torch.randn(2, 3), torch.randn(2, 3, 6), torch.randn(2, 3, 6)
     counting = Counting(refuses=True)
+    counting.device = counting.device._replace(processors=4)  # two layers, the head, the loss
     with ops.backend("triton"), launching(counting), mock.patch.object(refused, "_refused", set()):
         with pytest.warns(ops.FallbackWarning) as said:
             got = both_ways(triton, given, grads)
