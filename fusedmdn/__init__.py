@@ -4,6 +4,7 @@
 __path__ = __import__("pkgutil").extend_path(__path__, __name__)
 
 from . import ops
+from .loaders import load
 from .mixture import StrokeMixture
 from .module import FusedLSTMMDN
 from .ops import GenerateState
@@ -12,4 +13,4 @@ from .strokes import Scale, Strokes
 
 __version__ = "0.1.0"
 
-__all__ = ["FusedLSTMMDN", "GenerateState", "Scale", "StrokeBatch", "StrokeMixture", "Strokes", "ops"]
+__all__ = ["FusedLSTMMDN", "GenerateState", "Scale", "StrokeBatch", "StrokeMixture", "Strokes", "load", "ops"]

@@ -7,6 +7,7 @@ Generator; `Batches` does the same with its own random stream.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -85,7 +86,7 @@ def simplify(strokes: S, epsilon: float) -> S:
         kept[left[:, 2].astype(np.int64)] = True
     counts = np.concatenate([[0], np.cumsum(kept)])
     points = np.column_stack([merged(data.points[:, :2], kept), data.points[kept, 2]])
-    return _as_given(StrokeSet(points, counts[data.offsets], data.labels, data.quantum), strokes)
+    return _as_given(replace(data, points=points, offsets=counts[data.offsets]), strokes)
 
 
 def resample(strokes: S, step: float) -> S:
@@ -124,7 +125,7 @@ def resample(strokes: S, step: float) -> S:
         points[:, :2] = np.diff(placed, axis=0, prepend=np.zeros((1, 2)))
         starts = offsets[:-1][np.diff(offsets) > 0]
         points[starts, :2] = placed[starts]
-    return _as_given(StrokeSet(points, offsets, data.labels), strokes)
+    return _as_given(replace(data, points=points, offsets=offsets, quantum=0.0), strokes)
 
 
 def stretch(strokes: Strokes, deviation: float, random: np.random.Generator) -> Strokes:

@@ -86,6 +86,7 @@ def test_wheel(wheel):
         "fusedmdn/cli/jobs.py",
         "fusedmdn/doctor/specimens.py",
         "fusedmdn/jobs/job.py",
+        "fusedmdn/loaders/__init__.py",
         "fusedmdn/render/views.py",
         "fusedmdn/ops/reference.py",
         "fusedmdn/kernels/__init__.py",

@@ -13,7 +13,10 @@ from .conftest import ROOT
 README = (ROOT / "README.md").read_text()
 PAGES = {
     "README.md": README,
-    **{f"docs/{name}": (ROOT / "docs" / name).read_text() for name in ("jobs.md", "training.md")},
+    **{
+        f"docs/{name}": (ROOT / "docs" / name).read_text()
+        for name in ("drawing.md", "jobs.md", "strokes.md", "training.md")
+    },
 }
 
 
@@ -37,6 +40,21 @@ def test_the_jobs_page_s_python_runs(tmp_path, monkeypatch, capsys):
     jobs.run(jobs.create("runs/million", "kanji", 12, shard_size=4, max_steps=100))
     run_blocks("docs/jobs.md", 3)
     assert re.search(r"^Strokes\(.*\n12 \d+", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_strokes_page_s_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("docs/strokes.md", 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.svg", "strokes.npz"]
+    page, printed = PAGES["docs/strokes.md"], capsys.readouterr().out
+    for epsilon, points, middle in re.findall(r"^(\S+) (\d+) ([\d.]+)$", printed, re.MULTILINE)[-5:]:
+        assert f"| {epsilon} | {int(points):,} | {float(middle):g} |" in page
+
+
+def test_the_drawing_page_s_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("docs/drawing.md", 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.png", "page.svg"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -19,7 +19,8 @@ from ..train import TrainingDiverged
 console = Console()
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-Data = Annotated[str, typer.Argument(help='A .npz file of strokes, or "kanjivg" (embedded).')]
+STROKES = 'Strokes: "kanjivg" (embedded), a .npz, .npy, .svg, .inkml or .xml file, or a directory (docs/strokes.md).'
+Data = Annotated[str, typer.Argument(help=STROKES)]
 Checkpoint = Annotated[str, typer.Argument(help='A checkpoint or run directory, or "kanji" (embedded).')]
 View = Annotated[str, typer.Option(help=f"Of a drawing: {', '.join(render.VIEWS[:-1])} or {render.VIEWS[-1]}.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: torch's.", min=1)]

@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from .. import FusedLSTMMDN, Strokes, render
-from ..dataset import load
+from ..loaders import load
 from .common import Device, Threads, View, check_output, device_of, say, told_plainly
 
 
 @told_plainly
 def draw(
     file: Annotated[
-        list[str], typer.Argument(help='Files of strokes, .npz, or "kanjivg" (embedded), one after another.')
+        list[str],
+        typer.Argument(help='Strokes, in files that train reads, or "kanjivg" (embedded), one after another.'),
     ],
     out: Annotated[list[Path], typer.Option(help=".svg, .png or .gif; may be given several times.")],
     view: View = "plain",

@@ -55,7 +55,7 @@ def create(
     bias: Annotated[float, typer.Option(help="Neater samples (Graves: 0 to 10).", min=0)] = 0.0,
     temperature: Annotated[float, typer.Option(help="Below 1 more typical, above 1 wilder.")] = 1.0,
     prime: Annotated[
-        Path | None, typer.Option(help="A .npz file; sequence i goes on from its number i, modulo how many it has.")
+        Path | None, typer.Option(help="Strokes, as train takes them; sequence i goes on from number i (modulo).")
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the weights: float32, or bf16 (faster).")] = "float32",
     plan: Annotated[

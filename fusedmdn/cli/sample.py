@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import FusedLSTMMDN, Strokes, ops, render
-from ..dataset import PARTS, StrokeSet, load
+from ..dataset import PARTS, StrokeSet
 from ..evaluate import evaluate
 from ..jobs.spec import DTYPES, PLANS
+from ..loaders import load
 from ..preparing import check_preparation, prepare
 from .common import (
     Checkpoint,
@@ -46,7 +47,7 @@ def sample(
     temperature: Annotated[float, typer.Option(help="Below 1 more typical, above 1 wilder.")] = 1.0,
     max_steps: Annotated[int, typer.Option(help="Rows of a sequence that does not end by itself.", min=1)] = 500,
     prime: Annotated[
-        Path | None, typer.Option(help="A .npz file; its first sequence is what each goes on from.")
+        Path | None, typer.Option(help="Strokes, as train takes them; the first sequence is what each goes on from.")
     ] = None,
     precision: Annotated[str, typer.Option(help="Of the weights: float32, or bf16 (faster).")] = "float32",
     plan: Annotated[

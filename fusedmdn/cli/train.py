@@ -10,9 +10,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import distributed
-from ..dataset import StrokeSet, load
+from ..dataset import StrokeSet
 from ..distributed import World
 from ..evaluate import Evaluation
+from ..loaders import load
 from ..train import Step, Trainer, TrainOptions, holds_run
 from .common import Data, Device, Resample, Simplify, Threads, console, device_of, given, say, told_plainly
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..checkpoint import load_model
-from ..dataset import load as load_strokes
+from ..loaders import load as load_strokes
 from ..ops import checks, launch, sampling_plans
 from ..ops.triton.arguments import tf32_allowed
 from .environment import environment_of
@@ -54,7 +54,7 @@ def create(
         temperature: tau > 0.
         precision: of the weights, "float32" or "bf16".
         plan: on a GPU, "resident", "rows" or "graph"; by default what is best for a batch there.
-        prime: a .npz file of stroke prefixes; sequence i goes on from number i, modulo how many there are.
+        prime: stroke prefixes, as `fusedmdn.load` takes them; sequence i goes on from number i, modulo their count.
         output: "parquet", "npz" or "svg".
         device: where it shall run; its kind goes into the spec.
 

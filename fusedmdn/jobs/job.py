@@ -30,7 +30,7 @@ from .. import files, sealed
 from ..checkpoint import CONFIG, CheckpointError, load_model, locate, save_model
 from ..checkpoint import FORMAT as CHECKPOINT_FORMAT
 from ..dataset import StrokeSet
-from ..dataset import load as load_strokes
+from ..loaders import load as load_strokes
 from ..module import FusedLSTMMDN
 from .errors import JobError, Unreadable
 from .formats import FORMATS, Format

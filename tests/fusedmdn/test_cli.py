@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fusedmdn import FusedLSTMMDN, __version__, render
+from fusedmdn import FusedLSTMMDN, __version__, load, render
 from fusedmdn.cli import app
-from fusedmdn.dataset import load
 
+from . import stroke_files
 from .synthetic import zigzags
 
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb"})
@@ -167,6 +167,23 @@ def test_without_shapely_it_says_what_to_install(run, tmp_path, monkeypatch):
     for words in (["train", data, "--out", tmp_path / "new"], ["eval", run, data]):
         assert "pip install 'fusedmdn[strokes]'" in call(*words, "--simplify", 2, code=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_strokes_come_in_every_format(run, tmp_path):
+    sets = {
+        name: stroke_files.objects(stroke_files.drawings(n)) for n, name in ((9, "train"), (2, "valid"), (3, "test"))
+    }
+    np.savez(tmp_path / "drawings.npz", **sets)
+    out = call("eval", run, tmp_path / "drawings.npz", "--part", "test")  # its own
+    assert re.search(r"sequences\s*[│|]\s*3\b", out)
+    (tmp_path / "ink").mkdir()
+    (tmp_path / "ink" / "x.inkml").write_text(stroke_files.INKML)
+    (tmp_path / "x.xml").write_text(stroke_files.IAM_LINE)
+    call("train", tmp_path / "drawings.npz", "--out", tmp_path / "run", "--hidden", 8, "--epochs", 1)
+    first = load(tmp_path / "ink")[0].points
+    call("sample", run, "--prime", tmp_path / "ink", "--max-steps", 5, "--out", tmp_path / "x.npz")
+    assert np.array_equal(load(tmp_path / "x.npz")[0].points[: len(first)], first)
+    call("jobs", "create", tmp_path / "job", run, "-n", 1, "--prime", tmp_path / "x.xml", "--output", "npz")
 
 
 def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import shutil
 import pytest
 import torch
 
-from fusedmdn import FusedLSTMMDN, dataset, jobs, sealed
+from fusedmdn import FusedLSTMMDN, jobs, load, sealed
 from fusedmdn.checkpoint import CheckpointError, load_model, load_training, save_model
 from fusedmdn.dataset import StrokeFileError
 from fusedmdn.jobs import JobError
@@ -213,7 +213,7 @@ def test_strokes(tmp_path, times):
     for changed in damaged(path.read_bytes(), [], times):
         path.write_bytes(changed)
         try:
-            assert dataset.load(path).digest() == given.digest(), changed[:2000]
+            assert load(path).digest() == given.digest(), changed[:2000]
         except StrokeFileError as error:
             assert str(path) in str(error)
             TALLY["strokes .npz"]["found"] += 1

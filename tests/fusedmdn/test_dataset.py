@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusedmdn import Scale, Strokes, dataset
-from fusedmdn.dataset import StrokeFileError, StrokeSet, kanjivg, load, part_of
+from fusedmdn import Scale, Strokes, dataset, load
+from fusedmdn.dataset import StrokeFileError, StrokeSet, kanjivg, part_of
 
 from .test_strokes import drawing
 
@@ -149,7 +149,9 @@ def test_digest_and_without_empty():
 
 
 def test_other_endings_are_refused():
-    with pytest.raises(StrokeFileError, match=r"x.pkl: expected a .npz file, or the name kanjivg"):
+    with pytest.raises(
+        StrokeFileError, match=r"x.pkl: expected .npz, .npy, .*, a directory of such, or the name kanjivg"
+    ):
         load("x.pkl")
 
 

@@ -20,10 +20,10 @@ from fusedmdn.ops import _cpu
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
-from fusedmdn import FusedLSTMMDN, Scale, Strokes, jobs, ops
+from fusedmdn import FusedLSTMMDN, Scale, Strokes, jobs, load, ops
 from fusedmdn.checkpoint import CheckpointError
 from fusedmdn.cli import app
-from fusedmdn.dataset import StrokeFileError, StrokeSet, load
+from fusedmdn.dataset import StrokeFileError, StrokeSet
 from fusedmdn.jobs import EnvironmentRefused, JobError, JobSpec
 from fusedmdn.jobs import reading as reading_module
 from fusedmdn.jobs.formats import FORMATS

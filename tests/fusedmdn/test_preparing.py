@@ -127,6 +127,12 @@ def test_resampling_by_hand():
     assert len(preparing.resample(StrokeSet.of([]), 1.0)) == 0
 
 
+def test_a_set_keeps_its_labels_and_its_own_division():
+    data = StrokeSet.of([Strokes([[0, 0, 0], [1, 0, 0], [2, 0, 1]], label) for label in "ab"], 1.0, ("train", "test"))
+    for prepared in (preparing.simplify(data, 1), preparing.resample(data, 0.5)):
+        assert (prepared.labels, prepared.parts) == (("a", "b"), ("train", "test"))
+
+
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
 def test_bad_tolerances_and_steps(bad):
     strokes = Strokes([[5, 5, 0], [4, 0, 0]])

@@ -7,6 +7,7 @@ whatever they hold, so that what lies behind that check is reached too.
 import hashlib
 import io
 import json
+import pickle
 import shutil
 import warnings
 import zipfile
@@ -18,17 +19,20 @@ import numpy as np
 import torch
 from fusedmdn.ops import plans, tuned
 
-from fusedmdn import FusedLSTMMDN, Scale, Strokes, dataset, jobs, sealed, tune
+import fusedmdn
+from fusedmdn import FusedLSTMMDN, Scale, Strokes, dataset, jobs, render, sealed, tune
 from fusedmdn.checkpoint import CONFIG, load_model, load_training, save_model
 from fusedmdn.dataset import StrokeSet
 from fusedmdn.jobs import formats, reading
 from fusedmdn.jobs.job import MANIFEST, SPEC
+from fusedmdn.loaders import pickled
 from fusedmdn.train import Trainer, TrainOptions
 
+from ..fusedmdn import stroke_files
 from ..fusedmdn.synthetic import zigzags
 
 BETWEEN = b"\n--\n"
-ARRAYS = (*dataset.COLUMNS, "quantum")
+ARRAYS = (*dataset.COLUMNS, *dataset.OPTIONAL)
 TENSORS = "weights-0123456789abcdef.safetensors"
 DTYPES = ("<f4", "<f8", "<f2", "<i1", "<u8", "<i4", "<c8", "S3", "?", "<M8[s]", "V2", ">f4")
 
@@ -66,6 +70,7 @@ def stroke_sets():
         StrokeSet.of(list(drawn)),
         StrokeSet.of([]),
         StrokeSet.of([Strokes(np.zeros((0, 3)), "\N{CJK RADICAL REPEAT}a")], 0.25),
+        StrokeSet.of(list(drawn), 0.0, ("train", "test", "validation", "train")),
     ]
 
 
@@ -81,7 +86,7 @@ def stroke_file(folder):
 
     def load(data):
         path.write_bytes(data)
-        use(dataset.load(path))
+        use(fusedmdn.load(path))
 
     return Target(load, [npz_of(strokes) for strokes in stroke_sets()], path.name)
 
@@ -100,13 +105,73 @@ def stroke_arrays(folder):
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, array in zip(ARRAYS, data.split(BETWEEN), strict=False):
                 archive.writestr(f"{name}.npy", array)
-        use(dataset.load(path))
+        use(fusedmdn.load(path))
 
     def unpacked(data):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return BETWEEN.join(archive.read(f"{name}.npy") for name in ARRAYS)
+            return BETWEEN.join(archive.read(name) for name in archive.namelist())
 
     return Target(load, [unpacked(npz_of(strokes)) for strokes in stroke_sets()], path.name)
+
+
+def stroke_format(ending, seeds):
+    """Files of others' formats, by their ending."""
+
+    def target(folder):
+        path = folder / f"strokes{ending}"
+
+        def load(data):
+            path.write_bytes(data)
+            use(fusedmdn.load(path))
+
+        return Target(load, seeds(), path.name)
+
+    return target
+
+
+def xml_seeds():
+    made = [stroke_files.IAM_LINE, stroke_files.INKML, stroke_files.SVG, stroke_files.combined(*stroke_files.KANJI)]
+    return [text.encode() for text in made]
+
+
+def svg_seeds():
+    drawn = render.svg([zigzags(1)[0]])
+    return [text.encode() for text in (stroke_files.SVG, drawn, *stroke_files.KANJI.values())]
+
+
+def inkml_seeds():
+    differences = """<ink><trace id="a">1125 18432,'23'43,"7"-8,3-5,* !7,'1 #F</trace></ink>"""
+    return [stroke_files.INKML.encode(), differences.encode()]
+
+
+def npy_seeds():
+    drawings = stroke_files.drawings()
+    five = Strokes(drawings[2]).stroke5()
+    return [npy_of(array) for array in (drawings[2], five, stroke_files.objects(drawings))]
+
+
+def npy_of(array):
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=True)
+    return sink.getvalue()
+
+
+def sketch_rnn_seeds():
+    sink = io.BytesIO()
+    sets = {name: stroke_files.objects(stroke_files.drawings(n)) for n, name in enumerate(("test", "valid", "train"))}
+    np.savez_compressed(sink, **sets)
+    return [sink.getvalue()]
+
+
+def pickles(folder):
+    """What lies behind a .npy file's header, by every protocol that numpy has written."""
+    made = stroke_files.objects(stroke_files.drawings())
+
+    def load(data):
+        for array in pickled.unpickled(data, 10_000):
+            assert array.nbytes <= len(data) or not array.size
+
+    return Target(load, [pickle.dumps(made, protocol=protocol) for protocol in range(5)])
 
 
 def arrays(folder):
@@ -409,6 +474,12 @@ def _shard(folder, output):
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "strokes": stroke_file,
     "strokes-arrays": stroke_arrays,
+    "strokes-npy": stroke_format(".npy", npy_seeds),
+    "strokes-sketch-rnn": stroke_format(".npz", sketch_rnn_seeds),
+    "strokes-pickles": pickles,
+    "strokes-xml": stroke_format(".xml", xml_seeds),
+    "strokes-inkml": stroke_format(".inkml", inkml_seeds),
+    "strokes-svg": stroke_format(".svg", svg_seeds),
     "arrays": arrays,
     "lists": lists,
     "config": config,

@@ -1,6 +1,7 @@
 """What is made to be expensive, or to trip a parser: refused with a reason, and in little memory."""
 
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -10,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from fusedmdn import sealed
-from fusedmdn.dataset import StrokeFileError, load
+from fusedmdn import load, sealed
+from fusedmdn.dataset import StrokeFileError
+from fusedmdn.loaders import kanji, svg
 
 from .mutations import VALUES
 from .targets import ARRAYS, Target, prepare
@@ -40,7 +42,8 @@ def npy(array, **changes):
 
 
 GOOD = {"dx": np.arange(2.0), "dy": np.arange(2.0), "eos": np.zeros(2), "offsets": np.array([0, 2])}
-MEMBERS = {name: npy(array) for name, array in (GOOD | {"labels": np.array(["a"]), "quantum": np.float64(0)}).items()}
+MORE = {"labels": np.array(["a"]), "quantum": np.float64(0), "parts": np.array(["train"])}
+MEMBERS = {name: npy(array) for name, array in (GOOD | MORE).items()}
 
 
 def npz(path, method=zipfile.ZIP_STORED, **changes):
@@ -108,6 +111,56 @@ def test_a_bomb(tmp_path):
     with refused_in_little_memory(
         StrokeFileError, r"strokes\.npz: \d+ bytes that would unpack to 270000\d+ are no strokes"
     ):
+        load(path)
+
+
+def xml(inside, before=""):
+    return f"<!DOCTYPE svg [{before}]><svg>{inside}</svg>"
+
+
+LAUGHS = "".join(f'<!ENTITY a{k} "{f"&a{k - 1};" * 10}">' for k in range(1, 20))
+BOUNDS = {"POINTS": 10_000, "CURVES": 1000, "MOST": 10_000}
+DOCUMENTS = {
+    "laughs": (".svg", xml("&a19;", f'<!ENTITY a0 "ha">{LAUGHS}'), "declares the entity"),
+    "quadratic": (".svg", xml("&a;" * 100_000, f'<!ENTITY a "{"x" * 100_000}">'), "declares the entity"),
+    "parameter": (".svg", xml("", '<!ENTITY % a SYSTEM "file:///etc/passwd"> %a;'), "declares the entity"),
+    "defaults": (".svg", xml("<g/>" * 50_000, f'<!ATTLIST g a CDATA "{"x" * 100_000}">'), "found no <path>"),
+    "deep": (".svg", xml("<g>" * 200_000), "nested more than 200 times"),
+    "other": (".svg", "<html>" + "<a/>" * 1_000_000, "found <html>"),
+    "path": (".svg", xml(f'<path d="M0 0{"t1 1" * 300_000}"/>'), "<path>: 1200004 letters"),
+    "curves": (".svg", xml(f'<path d="M0 0{"t1 1" * 600}"/>' * 2), "more than 10000 lines, or 1000 curves"),
+    "lines": (".svg", xml(f'<polyline points="{"1 1 " * 20_000}"/>'), "more than 10000 lines, or 1000 curves"),
+    "long": (".svg", xml('<path d="M0 0C0 1e29 1 1e29 1 0"/>' * 900), "more than 10000 points"),
+    "nan": (".svg", xml('<path d="M0 0C1e308 1e308 -1e308 1e308 1 0"/>'), "beyond 1e30"),
+    "transform": (".svg", xml(f'<g transform="{"scale(1e300)" * 3000}"/>'), "is none of SVG"),
+    "spaces": (".inkml", f"<ink><trace>1 {' ' * 1_000_000}x</trace></ink>", "point 0 is"),
+    "trace": (".inkml", f"<ink><trace>{'1 1,' * 1_100_000}</trace></ink>", "4400000 letters"),
+    "faster": (".inkml", f"<ink><trace>0 0,&quot;1e300 &quot;1{',* *' * 9}</trace></ink>", "is not finite"),
+    "kanji": (".xml", "<kanjivg>" + '<kanji><path d="M0 0L1e29 0"/></kanji>' * 20 + "</kanjivg>", "more than 10000 p"),
+    "strokes": (".xml", "<kanjivg><kanji>" + '<path d="M0 0L1 0"/>' * 300 + "</kanji></kanjivg>", "more than 200 pen"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_that_ask_for_too_much(tmp_path, monkeypatch, name):
+    for module, bound in ((svg, "POINTS"), (svg, "CURVES"), (kanji, "MOST")):  # as they are, it takes minutes
+        monkeypatch.setattr(module, bound, BOUNDS[bound])
+    ending, text, message = DOCUMENTS[name]
+    path = tmp_path / f"strokes{ending}"
+    path.write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(StrokeFileError, match=rf"strokes{ending}: .*{message}"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * LITTLE + 20 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_bomb_of_xml(tmp_path):
+    path = tmp_path / "strokes.xml.gz"
+    path.write_bytes(gzip.compress(b"<svg>" + bytes([32]) * (20 << 20)))
+    with pytest.raises(StrokeFileError, match=r"strokes\.xml\.gz: \d+ bytes that hold more than 16777216 of XML"):
         load(path)
 
 
