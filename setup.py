@@ -63,7 +63,8 @@ cpu = Extension(
 if __name__ == "__main__":  # the tests read how the kernels are compiled
     setup(
         packages=[
-            *("fusedmdn", "fusedmdn.cli", "fusedmdn.doctor", "fusedmdn.jobs", "fusedmdn.loaders", "fusedmdn.render"),
+            *("fusedmdn", "fusedmdn.cli", "fusedmdn.doctor", "fusedmdn.foreign", "fusedmdn.jobs"),
+            *("fusedmdn.loaders", "fusedmdn.render"),
             *("fusedmdn.ops", "fusedmdn.ops.triton", "fusedmdn.kernels"),
         ],
         package_dir={"fusedmdn": "fusedmdn", "fusedmdn.ops": "python", "fusedmdn.kernels": "kernels/triton"},

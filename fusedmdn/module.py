@@ -327,7 +327,7 @@ class FusedLSTMMDN(nn.Module):
         Raises:
             ValueError: a feature of nn.LSTM that this module has not, or a head that does not fit.
         """
-        from .convert import from_modules
+        from .modules import from_modules
 
         return from_modules(cls, lstm, head, options)
 
@@ -337,7 +337,7 @@ class FusedLSTMMDN(nn.Module):
         Raises:
             ValueError: the module has skip connections or peepholes, which nn.LSTM has not.
         """
-        from .convert import to_modules
+        from .modules import to_modules
 
         return to_modules(self)
 

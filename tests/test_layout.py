@@ -85,6 +85,7 @@ def test_wheel(wheel):
         "fusedmdn/py.typed",
         "fusedmdn/cli/jobs.py",
         "fusedmdn/doctor/specimens.py",
+        "fusedmdn/foreign/hdf5.py",
         "fusedmdn/jobs/job.py",
         "fusedmdn/loaders/__init__.py",
         "fusedmdn/render/views.py",

@@ -15,7 +15,7 @@ PAGES = {
     "README.md": README,
     **{
         f"docs/{name}": (ROOT / "docs" / name).read_text()
-        for name in ("drawing.md", "jobs.md", "strokes.md", "training.md")
+        for name in ("drawing.md", "jobs.md", "strokes.md", "training.md", "weights.md")
     },
 }
 
@@ -49,6 +49,12 @@ def test_the_strokes_page_s_python_runs(tmp_path, monkeypatch, capsys):
     page, printed = PAGES["docs/strokes.md"], capsys.readouterr().out
     for epsilon, points, middle in re.findall(r"^(\S+) (\d+) ([\d.]+)$", printed, re.MULTILINE)[-5:]:
         assert f"| {epsilon} | {int(points):,} | {float(middle):g} |" in page
+
+
+def test_the_weights_page_s_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks("docs/weights.md", 2)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_the_drawing_page_s_python_runs(tmp_path, monkeypatch):

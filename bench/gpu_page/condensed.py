@@ -17,10 +17,10 @@ BATCHES = (1, 16, 64, 256)
 TARGET = "sm_90"
 INTRODUCTION = f"""## GPU: floors, not measured
 
-**Nothing here was measured. Every time in this section is arithmetic on the datasheet of an {cost.H100.name}: a
-floor, and never an expected time;** latencies, barriers and launches are not in it. Of each network of `bench/models.py` at batch
-B: the plan that the planner chooses, the least time of one step by it, and what the compiler says of its kernel, as
-registers of a thread, bytes that it spills, and shared memory of a program. *p*: products decide, *m*: memory, *l*:
+**Nothing here was measured. Every time in this section is arithmetic on the datasheet of an {cost.H100.name}: a floor,
+and never an expected time;** latencies, barriers and launches are not in it. Of each network of `bench/models.py` at
+batch B: the plan that the planner chooses, the least time of one step by it, and what the compiler says of its kernel,
+as registers of a thread, bytes that it spills, and shared memory of a program. *p*: products decide, *m*: memory, *l*:
 loads from L2. Composed training shows the kernel of its recurrence. A dash: a kernel that is not among those that were
 compiled. Kernels of sampling and of fused training are those with {sampling.MIXTURES} components; training counts
 {training.STEPS} steps. Formulas, the other plans and other GPUs are in [gpu.md](gpu.md). `make gpu` and `make bench`

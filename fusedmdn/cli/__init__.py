@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from . import jobs
+from .convert import convert
 from .draw import draw
 from .machine import doctor_command, info, tune_command
 from .sample import evaluate_command, sample
@@ -22,5 +23,6 @@ app.command()(train)
 app.command()(sample)
 app.command()(draw)
 app.command("eval")(evaluate_command)
+app.command()(convert)
 app.command("tune")(tune_command)
 app.add_typer(jobs.app, name="jobs")

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
 
 def test_help_names_every_command():
     out = call("--help")
-    for command in ("info", "train", "tune", "sample", "eval", "doctor", "jobs"):
+    for command in ("info", "train", "tune", "sample", "draw", "eval", "convert", "doctor", "jobs"):
         assert command in out
         assert "Usage" in call(command, "--help")
 

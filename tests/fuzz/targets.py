@@ -9,11 +9,9 @@ import io
 import json
 import pickle
 import shutil
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,29 +28,13 @@ from fusedmdn.train import Trainer, TrainOptions
 
 from ..fusedmdn import stroke_files
 from ..fusedmdn.synthetic import zigzags
+from .foreign_targets import FOREIGN
+from .target import Target
 
 BETWEEN = b"\n--\n"
 ARRAYS = (*dataset.COLUMNS, *dataset.OPTIONAL)
 TENSORS = "weights-0123456789abcdef.safetensors"
 DTYPES = ("<f4", "<f8", "<f2", "<i1", "<u8", "<i4", "<c8", "S3", "?", "<M8[s]", "V2", ">f4")
-
-
-class Target(NamedTuple):
-    """`load` takes bytes; a ValueError's message must hold `named`, if that is not empty."""
-
-    load: Callable[[bytes], object]
-    seeds: list[bytes]
-    named: str = ""
-
-    def check(self, data: bytes) -> None:
-        """Raise whatever a loader must not raise."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.load(data)
-        except ValueError as error:
-            assert str(error), f"{type(error).__name__} gives no reason"
-            assert self.named in str(error), f"does not name {self.named}: {error}"
 
 
 def prepare(name: str, folder: Path) -> Target:
@@ -496,4 +478,5 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "manifest": manifest,
     "shard-parquet": parquet,
     "shard-npz": npz_shard,
+    **FOREIGN,
 }
