@@ -119,18 +119,19 @@ def _write_tensors(directory: Path, kind: str, tensors: dict[str, Tensor]) -> Te
 
 def _read(directory: Path, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """config.json and the tensors it names; read again if a writer replaced them in between."""
-    config = _read_config(directory)
+    config = read_config(directory)
     while True:
         try:
             return config, {part: _read_tensors(directory, config, part) for part in parts}
         except FileNotFoundError as error:
-            newer = _read_config(directory)
+            newer = read_config(directory)
             if newer == config:
                 raise CheckpointError(f"{error.filename}: {CONFIG} names it, but it is not there") from error
             config = newer
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
+    """What config.json says; raises CheckpointError, as `load_model`."""
     path = directory / CONFIG
     try:
         return sealed.read(path, FORMAT)

@@ -20,6 +20,7 @@ from ..evaluate import evaluate
 from ..jobs.spec import DTYPES, PLANS
 from ..loaders import load
 from ..preparing import check_preparation, prepare
+from ..resuming import preparation_of
 from .common import (
     Checkpoint,
     Data,
@@ -123,16 +124,20 @@ def evaluate_command(
 ) -> None:
     """Nats per point and per sequence, and SSE, of a part of the data, in the checkpoint's units.
 
-    Of a network that was trained with --simplify or --resample, give the same here.
+    A run's strokes are prepared as it prepared them, unless --simplify or --resample says otherwise.
     """
     check_preparation(simplify, resample)
     if part not in (*PARTS, "all"):
         raise ValueError(f"part must be one of {', '.join(PARTS)} or all; got {part!r}")
     model = FusedLSTMMDN.from_pretrained(checkpoint, device_of(device, threads))
+    if simplify is None and resample is None:
+        simplify, resample = preparation_of(checkpoint)
     strokes = load(data)
     strokes = prepare(strokes if part == "all" else strokes.part(part), simplify, resample)
     result = evaluate(model, strokes)
-    table = Table("measure", "value", title=escape(f"{checkpoint} on {data} ({part})"))
+    how = f", simplified to within {simplify:g}" if simplify is not None else ""
+    how += f", resampled at {resample:g}" if resample is not None else ""
+    table = Table("measure", "value", title=escape(f"{checkpoint} on {data} ({part}{how})"))
     table.add_row("nats per point (row)", f"{result.nats_per_row:.4f}")
     table.add_row("  of which the pen", f"{result.pen_nats_per_row:.4f}")
     table.add_row("nats per sequence", f"{result.nats_per_sequence:.2f}")

@@ -147,15 +147,16 @@ def test_eval(run):
 
 @pytest.mark.parametrize(("option", "value"), [("simplify", 4.0), ("resample", 3.0)])
 def test_eval_of_a_run_on_prepared_strokes(run, tmp_path, option, value):
-    """The figure of its best validation, found again with the same option; other rows without it."""
+    """The figure of its best validation, found again; other rows of its checkpoint alone, without the option."""
     data = run.parent / "data.npz"
     words = ["--hidden", 8, "--mixtures", 2, "--epochs", 1, "--device", "cpu", "--normalize", "mean-std"]
     call("train", data, "--out", tmp_path / "run", *words, f"--{option}", value)
     best = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["validation"]
-    out = call("eval", tmp_path / "run", data, f"--{option}", value)
-    assert re.search(rf"rows\s*[│|]\s*{best['rows']}\b", out)
-    assert f"{best['nats_per_row']:.4f}" in out
-    assert not re.search(rf"rows\s*[│|]\s*{best['rows']}\b", call("eval", tmp_path / "run", data))
+    for words in ([tmp_path / "run", data], [tmp_path / "run" / "best", data, f"--{option}", value]):
+        out = call("eval", *words)
+        assert re.search(rf"rows\s*[│|]\s*{best['rows']}\b", out)
+        assert f"{best['nats_per_row']:.4f}" in out
+    assert not re.search(rf"rows\s*[│|]\s*{best['rows']}\b", call("eval", tmp_path / "run" / "best", data))
     call("sample", tmp_path / "run", "-n", 2, "--max-steps", 20, "--prime", data, "--out", tmp_path / "x.npz")
     begun = load(data)[0].points
     assert all(np.array_equal(s.points[: len(begun)], begun) for s in load(tmp_path / "x.npz"))
