@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +21,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from . import files, kinds, sealed
+from . import files, kinds, preparing, sealed
 from .module import FusedLSTMMDN
 from .strokes import Scale
 
 FORMAT = "fusedmdn-1"
 CONFIG = "config.json"
 EMBEDDED = ("kanji",)
+NOTHING: Mapping[str, float] = MappingProxyType({})
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 
@@ -43,8 +45,10 @@ class TensorFile(NamedTuple):
 
 
 def save_model(model: FusedLSTMMDN, directory: str | Path, training: Mapping[str, Tensor] | None = None,
-               progress: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+               progress: Mapping[str, Any] | None = None, prepared: Mapping[str, float] = NOTHING) -> None:  # fmt: skip
     """Write a model and, for a run that will go on, what else its training needs (tensors, and JSON as `progress`).
+
+    `prepared`: what its strokes went through first, arguments of `preparing.prepare`.
 
     Raises ValueError, what was there being intact, if the model was made with what cannot be read back: skip=1, say.
     """
@@ -59,6 +63,8 @@ def save_model(model: FusedLSTMMDN, directory: str | Path, training: Mapping[str
         "scale": {"shift": list(model.scale.shift), "std": list(model.scale.std)},
         "weights": _write_tensors(directory, "model", weights)._asdict(),
     }
+    if prepared:
+        config["prepared"] = dict(prepared)
     if training is not None:
         config["training"] = _write_tensors(directory, "training", dict(training))._asdict()
         config["progress"] = dict(progress or {})
@@ -80,6 +86,22 @@ def load_model(source: str | Path, device: Any = None) -> FusedLSTMMDN:
     directory = locate(source)
     config, tensors = _read(directory, ("weights",))
     return _build(directory, config, tensors["weights"], device)
+
+
+def preparation_of(source: str | Path) -> dict[str, float]:
+    """What the strokes went through that a model was trained on, arguments of `preparing.prepare`; {} for nothing.
+
+    Raises:
+        CheckpointError: as `load_model`.
+    """
+    directory = locate(source)
+    prepared = _read_config(directory).get("prepared", {})
+    try:
+        kinds.check(prepared, preparing.check_preparation)
+        preparing.check_preparation(**prepared)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory / CONFIG}: prepared: {error}") from error
+    return prepared
 
 
 def load_training(source: str | Path, device: Any = None) -> tuple[FusedLSTMMDN, dict[str, Tensor], dict[str, Any]]:
@@ -119,19 +141,18 @@ def _write_tensors(directory: Path, kind: str, tensors: dict[str, Tensor]) -> Te
 
 def _read(directory: Path, parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """config.json and the tensors it names; read again if a writer replaced them in between."""
-    config = read_config(directory)
+    config = _read_config(directory)
     while True:
         try:
             return config, {part: _read_tensors(directory, config, part) for part in parts}
         except FileNotFoundError as error:
-            newer = read_config(directory)
+            newer = _read_config(directory)
             if newer == config:
                 raise CheckpointError(f"{error.filename}: {CONFIG} names it, but it is not there") from error
             config = newer
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """What config.json says; raises CheckpointError, as `load_model`."""
+def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     try:
         return sealed.read(path, FORMAT)

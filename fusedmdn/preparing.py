@@ -1,7 +1,7 @@
 """What strokes go through before a network sees them: fewer points, evenly spaced points, random variants.
 
-All of it is in raw units and leaves labels, pen strokes and their end points as they are. What is random takes a numpy
-Generator; `Batches` does the same with its own random stream.
+All of it leaves labels, pen strokes and their end points as they are, and is in raw units. What is random takes a numpy
+Generator; `Batches` does the same with its own random stream, its linear maps in the network's units.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare(data: StrokeSet, epsilon: float | None = None, step: float | None = 
     return data if step is None else resample(data, step)
 
 
-def check_preparation(epsilon: float | None, step: float | None) -> None:
+def check_preparation(epsilon: float | None = None, step: float | None = None) -> None:
     """Raise ValueError for a value out of range, or two at once."""
     if epsilon is not None and step is not None:
         raise ValueError(f"simplify {epsilon} and resample {step} cannot both be given")

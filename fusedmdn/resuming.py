@@ -11,10 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from torch import Tensor
 
 from . import kinds
-from .checkpoint import CONFIG, CheckpointError, load_model, load_training, read_config
+from .checkpoint import CONFIG, CheckpointError, load_model, load_training
 from .module import FusedLSTMMDN
 from .ops.checks import ROW
-from .preparing import check_preparation
 
 FIELDS = {"adam": ("exp_avg", "exp_avg_sq", "step"), "graves": ("mean", "square", "update")}  # of each parameter
 Options = TypeVar("Options")
@@ -65,28 +64,6 @@ def last_of(run: Path, device: Any, options: Callable[..., Options]) -> Last[Opt
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {_left(run)}") from error
     return Last(model, chosen, state, progress)
-
-
-def preparation_of(source: str | Path) -> tuple[float | None, float | None]:
-    """How a run simplified and resampled its strokes (preparing.py); None, None for a checkpoint that is no run.
-
-    Raises:
-        CheckpointError: its RUN/last is damaged.
-    """
-    last = Path(source) / "last"
-    if not (last / CONFIG).is_file():
-        return None, None
-    try:
-        options = read_config(last)["progress"]["options"]
-        epsilon, step = (
-            None if options.get(name) is None else float(options[name]) for name in ("simplify", "resample")
-        )
-        check_preparation(epsilon, step)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{last / CONFIG}: does not describe its run: {error}") from error
-    return epsilon, step
 
 
 def best_is_intact(run: Path) -> bool:

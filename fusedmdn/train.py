@@ -144,6 +144,11 @@ class TrainOptions:
             return self.clip_norm
         return math.inf if self.clips_inside else 1.0
 
+    @property
+    def prepared(self) -> dict[str, float]:
+        """What the strokes go through first: arguments of `preparing.prepare`."""
+        return {k: v for k, v in (("epsilon", self.simplify), ("step", self.resample)) if v is not None}
+
     def build(self, train: StrokeSet) -> FusedLSTMMDN:
         """The network, with the scale of its training data, which has been prepared."""
         torch.manual_seed(self.seed)
@@ -328,7 +333,7 @@ class Trainer:
             "best": None if math.isinf(self.best) else self.best,
             "since_best": self.since_best,
         }
-        save_model(self.model, self.run_directory / "last", tensors, progress)
+        save_model(self.model, self.run_directory / "last", tensors, progress, prepared=self.options.prepared)
 
     def _predicts(self) -> bool:
         """The weights give a finite loss on some validation sequences."""
@@ -344,8 +349,7 @@ class Trainer:
         self.options, self.run_directory, self.device, self.world = options, run, torch.device(device), world
         self.curve = Curve(run)
         self.train_part, self.validation_part = (
-            preparing.prepare(data.part(p).without_empty(), options.simplify, options.resample)
-            for p in ("train", "validation")
+            preparing.prepare(data.part(p).without_empty(), **options.prepared) for p in ("train", "validation")
         )
         for name, part in (("train", self.train_part), ("validation", self.validation_part)):
             if not len(part):
@@ -424,7 +428,7 @@ class Trainer:
         if better:
             self.best = result.nats_per_row
             if self.world.leads:
-                save_model(self.model, self.run_directory / "best")
+                save_model(self.model, self.run_directory / "best", prepared=self.options.prepared)
         self._log({"step": self.step, "validation": dataclasses.asdict(result), "best": self.best})
         on_validation(self.step, result, better)
 

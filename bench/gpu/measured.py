@@ -24,8 +24,8 @@ HEAD = """# GPU: measured plans
 
 Written by `python -m bench.gpu.measured` from `bench/results/plans-*.json`, which `python -m bench.gpu.plan_times`
 measures. Milliseconds, the median of seven calls and in brackets the least, by CUDA events: launches from Python are in
-them. In bold what the planner chooses; a dash where a plan does not fit, or not both ways. `make gpu` compares values;
-here nothing was compared.
+them. Of networks and of sampling what the planner chooses is bold; a dash where a plan does not fit or was not timed.
+`make gpu` compares values; here nothing was compared.
 """
 
 
@@ -42,10 +42,17 @@ def of_run(run: Json) -> Iterator[str]:
         f"torch {versions['torch']}, Triton {versions['triton']}, CUDA {versions['cuda']}, cuDNN {versions['cudnn']}, "
         f"driver {where['gpu']['driver, power limit, highest clock'].split(', ')[1]}; {where['date'][:10]}.\n"
     )
+    if run["left_out"]:
+        missing = len(run["left_out"])
+        yield f"Not measured: {missing} of {missing + len(run['cells'])} cells of the script.\n"
+    yield from (f"{note}\n" for note in run.get("notes", []))
     cells = sorted(run["cells"], key=lambda cell: (cell["dtype"], str(cell["of"]).zfill(5), cell["B"]))
     run = run | {"cells": cells}
     yield "### A layer of H units, 200 steps, beside `nn.LSTM`\n"
-    yield "Its input has H columns; the input's projection and all gradients are in the times.\n"
+    yield (
+        "Its input has H columns; the input's projection and all gradients are in the times. Ours is by the plan that "
+        "the planner chooses; ÷ is cuDNN's time over ours: below 1, cuDNN is faster.\n"
+    )
     yield from table(["H", "B", "", "forward", "cuDNN", "÷", "backward", "cuDNN", "÷"], layers(run))
     yield "### A network's loss, 200 steps\n"
     yield "B: 3 layers of 400, skips, 20 components; C: 2 of 400, 2 components; D: 1 of 512, 20 components.\n"

@@ -85,21 +85,28 @@ def of_cudnn(H: int, B: int, elements: str, device: torch.device, steps: int = T
 
 
 def of_training(model: str, B: int, elements: str, device: torch.device, steps: int = T) -> Times:
-    """A network's loss and its gradients, by either plan that fits."""
-    found, timer = {}, tune.cuda_timer(device)
+    """A network's loss and its gradients, each by either plan that fits."""
+    timer = tune.cuda_timer(device)
     subject = objective.Objective(model, None, elements, (steps, B), device)
-    for plan in objective.PLANS:
+    with ops.plan("composed"):  # what forward keeps is the same
+        outputs, leaves = subject.forward()
+    total = torch.stack([value.mean().to(outputs["nll"].dtype) for value in outputs.values()]).sum()
+    backward = partial(torch.autograd.grad, total, tuple(leaves.values()), retain_graph=True)
+    runs = {"forward": subject.forward, "backward": backward}
+    every = {f"{d}, {plan}": (plan, run) for d, run in runs.items() for plan in objective.PLANS}
+    return by_each_plan(every, timer)
+
+
+def by_each_plan(runs: dict[str, tuple[str, Callable[[], object]]], timer: tune.Timer) -> Times:
+    """What each run takes by its plan, of those that fit."""
+    found = {}
+    for name, (plan, run) in runs.items():
         with ops.plan(plan):
             try:
-                subject.plans()
+                found[name] = timed(run, timer)
             except RuntimeError as error:
                 if NO_FIT not in str(error):
                     raise
-                continue
-            outputs, leaves = subject.forward()
-            total = torch.stack([value.mean().to(outputs["nll"].dtype) for value in outputs.values()]).sum()
-            backward = partial(torch.autograd.grad, total, tuple(leaves.values()), retain_graph=True)
-            found |= {f"forward, {plan}": timed(subject.forward, timer), f"backward, {plan}": timed(backward, timer)}
     return found
 
 
@@ -110,11 +117,8 @@ def of_sampling(model: str, B: int, elements: str, device: torch.device, steps: 
     subject.requires_grad_(False).to(device, precision.TORCH[elements])
     if subject.pen == "categorical":
         subject.head.bias[END] = -1e4
-    found = {}
-    for plan in network.PLANS:
-        with ops.plan(plan):
-            found[plan] = timed(partial(subject.generate, B, steps, seed=1), timer)
-    return found
+    draw = partial(subject.generate, B, steps, seed=1)
+    return by_each_plan({plan: (plan, draw) for plan in network.PLANS}, timer)
 
 
 KINDS = {"layer": of_layer, "cudnn": of_cudnn, "training": of_training, "sampling": of_sampling}
@@ -152,20 +156,22 @@ def compile_for(cell: Cell, device: torch.device) -> None:
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Directory of the JSON file.")] = Path("bench/results"),
-    minutes: Annotated[float, typer.Option(help="After which nothing new is begun.", min=0.1)] = 10.0,
+    minutes: Annotated[float, typer.Option(help="After which nothing new is timed.", min=0.1)] = 10.0,
     processes: Annotated[int, typer.Option(help="That compile side by side.", min=1)] = 8,
 ) -> None:
     """Every plan of the recurrence, of training and of sampling, and cuDNN's layer; ends with 2 without a GPU."""
     if not torch.cuda.is_available():
         print(f"bench.gpu.plan_times needs a GPU, and torch {torch.__version__} sees none", file=sys.stderr)
         raise typer.Exit(2)
-    device, end = torch.device("cuda", torch.cuda.current_device()), time.monotonic() + 60 * minutes
+    device = torch.device("cuda", torch.cuda.current_device())
     where = environment.describe(torch.get_num_threads(), device)
-    record = Record(out / f"plans-{environment.slug(where['gpu']['name'])}.json", where)
+    name = f"plans-{environment.slug(where['gpu']['name'])}.json"
+    record = Record(out / f"partial-{name}", where)  # until it is whole
     chosen, screen = list(cells()), console()
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         firsts = [cell for cell in chosen if cell[0] != "cudnn" and cell[2] == COMPILED]
         list(pool.map(partial(compile_for, device=device), firsts))
+    end = time.monotonic() + 60 * minutes
     for cell in chosen:
         if time.monotonic() > end:
             record.run["left_out"].append(" ".join(map(str, cell)))
@@ -176,7 +182,8 @@ def main(
         record.write()
         shown = ", ".join(f"{name} {middle:.2f} ({least:.2f})" for name, (middle, least) in times.items())
         screen.print(f"{kind} {subject}, B {B}, {elements}: {shown} ms", highlight=False, soft_wrap=True, markup=False)
-    screen.print(f"wrote {record.path}", highlight=False, soft_wrap=True)
+    path = record.path.rename(out / name)
+    screen.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

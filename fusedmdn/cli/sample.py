@@ -15,12 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import FusedLSTMMDN, Strokes, ops, render
+from ..checkpoint import preparation_of
 from ..dataset import PARTS, StrokeSet
 from ..evaluate import evaluate
 from ..jobs.spec import DTYPES, PLANS
 from ..loaders import load
-from ..preparing import check_preparation, prepare
-from ..resuming import preparation_of
+from ..preparing import check_preparation, prepare, shapely
 from .common import (
     Checkpoint,
     Data,
@@ -35,6 +35,8 @@ from .common import (
     say,
     told_plainly,
 )
+
+HOW = {"epsilon": "simplified to within", "step": "resampled at"}
 
 
 @told_plainly
@@ -124,19 +126,21 @@ def evaluate_command(
 ) -> None:
     """Nats per point and per sequence, and SSE, of a part of the data, in the checkpoint's units.
 
-    A run's strokes are prepared as it prepared them, unless --simplify or --resample says otherwise.
+    Strokes are prepared as those were that it was trained on, unless --simplify or --resample says otherwise.
     """
     check_preparation(simplify, resample)
+    if simplify is not None:
+        shapely()
     if part not in (*PARTS, "all"):
         raise ValueError(f"part must be one of {', '.join(PARTS)} or all; got {part!r}")
     model = FusedLSTMMDN.from_pretrained(checkpoint, device_of(device, threads))
+    prepared = {"epsilon": simplify, "step": resample}
     if simplify is None and resample is None:
-        simplify, resample = preparation_of(checkpoint)
+        prepared = dict(preparation_of(checkpoint))
     strokes = load(data)
-    strokes = prepare(strokes if part == "all" else strokes.part(part), simplify, resample)
+    strokes = prepare(strokes if part == "all" else strokes.part(part), **prepared)
     result = evaluate(model, strokes)
-    how = f", simplified to within {simplify:g}" if simplify is not None else ""
-    how += f", resampled at {resample:g}" if resample is not None else ""
+    how = "".join(f", {HOW[name]} {value:g}" for name, value in prepared.items() if value is not None)
     table = Table("measure", "value", title=escape(f"{checkpoint} on {data} ({part}{how})"))
     table.add_row("nats per point (row)", f"{result.nats_per_row:.4f}")
     table.add_row("  of which the pen", f"{result.pen_nats_per_row:.4f}")

@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .. import distributed
+from .. import distributed, preparing
 from ..dataset import StrokeSet
 from ..distributed import World
 from ..evaluate import Evaluation
@@ -70,7 +70,6 @@ def train(
 
     On several processes: torchrun --nproc-per-node N -m fusedmdn train ...
     """
-    where, strokes = device_of(distributed.own_device(device), threads), load(data)
     if resume:
         changed = given(context) - {"data", "out", "resume", "device", "threads"}
         if changed:
@@ -84,6 +83,9 @@ def train(
         patience=patience, validate_every=validate_every, checkpoint_every=checkpoint_every, log_every=log_every,
         seed=seed,
     )  # fmt: skip
+    if simplify is not None:
+        preparing.shapely()
+    where, strokes = device_of(distributed.own_device(device), threads), load(data)
     try:
         with distributed.join(where) as world:
             _train_in(world, options, strokes, out, resume, where)

@@ -14,6 +14,17 @@ from ..conftest import ROOT, simulated
 
 PLANS = "persistent 16x8", "persistent 16x16", "stepwise"
 RUNS = [json.loads(path.read_text()) for path in sorted((ROOT / "bench" / "results").glob("plans-*.json"))]
+LOSERS = {  # choices that took over a fifth longer than the fastest
+    "NVIDIA H100 80GB HBM3": {
+        (128, 16, "bf16", "forward, persistent 16x16"),
+        (400, 16, "tf32", "backward, persistent 16x16"),
+        ("D", 16, "float32", "forward, fused"),
+        ("C", 64, "bf16", "forward, fused"),
+    }
+}
+UNMEASURED = {  # it would not time a direction of a plan by itself
+    "NVIDIA H100 80GB HBM3": {("B", B, "float32", "backward, fused") for B in (1, 16)}
+}
 
 
 @pytest.fixture
@@ -53,6 +64,16 @@ def test_every_plan_is_timed(clock, cell, names):
     assert all(0 < least <= middle for middle, least in times.values())
 
 
+def test_what_does_not_fit_is_left_out(clock):
+    """Of a GPU with little shared memory and few multiprocessors."""
+    with simulated(processors=2) as simulator:
+        simulator.device = simulator.device._replace(target="sm_86", shared=99 * 1024)
+        drawn = plan_times.perform(("sampling", "1x64", 2, "float32"), torch.device("cpu"), steps=1)
+        trained = plan_times.perform(("training", "1x64", 2, "bf16"), torch.device("cpu"), steps=1)
+    assert drawn.keys() == {"rows", "graph"}
+    assert trained.keys() == {f"{direction}, composed" for direction in measured.DIRECTIONS}
+
+
 def test_without_a_gpu_there_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(plan_times.app, ["--out", str(tmp_path)])
@@ -62,19 +83,24 @@ def test_without_a_gpu_there_is_one_line(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("run", RUNS, ids=[run["environment"]["gpu"]["name"] for run in RUNS])
 def test_what_the_planner_chooses_is_near_the_fastest(run):
-    """On average over all that was measured there, by the mean of the median and the least."""
-    lost = {"layer": [], "training": [], "sampling": []}
+    """On average over all that was measured there, by the mean of the median and the least; who loses is known."""
+    lost, unmeasured = {"layer": {}, "training": {}, "sampling": {}}, set()
     for cell in run["cells"]:
         for choice in () if cell["kind"] == "cudnn" else measured.chosen(cell, run):
-            direction = choice.partition(", ")[0]
-            among = {n: sum(t) / 2 for n, t in cell["milliseconds"].items() if n.startswith(direction) or n == choice}
-            if cell["kind"] == "sampling":
-                among = {name: sum(times) / 2 for name, times in cell["milliseconds"].items()}
+            direction, comma, _ = choice.partition(", ")
+            among = {n: sum(t) / 2 for n, t in cell["milliseconds"].items() if not comma or n.startswith(direction)}
+            where = cell["of"], cell["B"], cell["dtype"], choice
             if choice in among:
-                lost[cell["kind"]].append(among[choice] / min(among.values()) - 1)
-    means = {kind: sum(values) / len(values) for kind, values in lost.items()}
-    assert {kind: mean for kind, mean in means.items() if mean > 0.06} == {}
+                lost[cell["kind"]][where] = among[choice] / min(among.values()) - 1
+            else:
+                unmeasured.add(where)
+    means = {kind: sum(values.values()) / len(values) for kind, values in lost.items()}
+    assert {kind: mean for kind, mean in means.items() if mean > 0.05} == {}
     assert min(map(len, lost.values())) >= 20
+    losers = {where for values in lost.values() for where, part in values.items() if part > 0.2}
+    name = run["environment"]["gpu"]["name"]
+    assert losers <= LOSERS[name]
+    assert unmeasured <= UNMEASURED[name]
 
 
 def test_the_page_is_what_was_measured(monkeypatch):

@@ -147,19 +147,30 @@ def test_eval(run):
 
 @pytest.mark.parametrize(("option", "value"), [("simplify", 4.0), ("resample", 3.0)])
 def test_eval_of_a_run_on_prepared_strokes(run, tmp_path, option, value):
-    """The figure of its best validation, found again; other rows of its checkpoint alone, without the option."""
+    """The figure of its best validation, found again by its checkpoints; other rows where another option is given."""
     data = run.parent / "data.npz"
     words = ["--hidden", 8, "--mixtures", 2, "--epochs", 1, "--device", "cpu", "--normalize", "mean-std"]
     call("train", data, "--out", tmp_path / "run", *words, f"--{option}", value)
     best = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["validation"]
-    for words in ([tmp_path / "run", data], [tmp_path / "run" / "best", data, f"--{option}", value]):
-        out = call("eval", *words)
-        assert re.search(rf"rows\s*[│|]\s*{best['rows']}\b", out)
+    found = rf"rows\s*[│|]\s*{best['rows']}\b"
+    for part in ("", "best", "last"):
+        out = call("eval", tmp_path / "run" / part, data)
+        assert re.search(found, out)
         assert f"{best['nats_per_row']:.4f}" in out
-    assert not re.search(rf"rows\s*[│|]\s*{best['rows']}\b", call("eval", tmp_path / "run" / "best", data))
+        assert f"{value:g}" in out
+    assert not re.search(found, call("eval", tmp_path / "run", data, f"--{option}", 2 * value))
+    assert not re.search(found, call("eval", run, data))
     call("sample", tmp_path / "run", "-n", 2, "--max-steps", 20, "--prime", data, "--out", tmp_path / "x.npz")
     begun = load(data)[0].points
     assert all(np.array_equal(s.points[: len(begun)], begun) for s in load(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["--drop", 2], "drop"), (["--normalize", "x"], "normalize"), (["--simplify", 1, "--resample", 1], "resample")],
+)
+def test_options_of_training_are_refused_before_anything_is_read(tmp_path, words, named):
+    assert named in call("train", tmp_path / "missing.npz", "--out", tmp_path / "run", *words, code=2)
 
 
 def test_without_shapely_it_says_what_to_install(run, tmp_path, monkeypatch):
