@@ -42,12 +42,14 @@ def draw(
     if view in render.BY_MODEL and model is None:
         raise ValueError(f"--view {view} draws what a network predicts: give one with --model")
     render.check_view(view, model is not None, step)
+    where = device_of(device, threads)
     strokes = _some(file, first, n)
+    render.check_step(step, strokes)
     network = None
     if view in render.BY_MODEL and model is not None:
-        network = FusedLSTMMDN.from_pretrained(model, device_of(device, threads))
+        network = FusedLSTMMDN.from_pretrained(model, where)
+    render.draw(strokes, out, columns, view, network, seed, step)
     for path in out:
-        render.draw(strokes, path, columns, view, network, seed, step)
         say(f"wrote {path}: {len(strokes)} sequence{'s' * (len(strokes) != 1)}")
 
 

@@ -96,12 +96,15 @@ def sample(
     strokes = list(batch)
     if given is not None:
         strokes = [Strokes(np.concatenate([given.points, s.points])) for s in strokes]
-    for path in sorted(out, key=lambda path: path.suffix != ".npz"):  # what cannot be drawn again first
-        if path.suffix == ".npz":
-            StrokeSet.of(strokes).save(path)
-        else:
-            render.draw(strokes, path, columns, view, model)
+    kept = [path for path in out if path.suffix == ".npz"]
+    pictures = [path for path in out if path.suffix != ".npz"]
+    for path in kept:  # what cannot be drawn again first
+        StrokeSet.of(strokes).save(path)
         say(f"wrote {path}")
+    if pictures:
+        render.draw(strokes, pictures, columns, view, model, seed % 2**64)  # as the generator reads a negative one
+        for path in pictures:
+            say(f"wrote {path}")
     ended = int(batch.state.done.sum())
     ending = f"; {ended} of them ended by themselves" if model.pen == "categorical" else ""
     say(f"{n} sequences, {points:,} points ({rate:,.0f} points per second){ending}")

@@ -14,7 +14,7 @@ The last three, BY_MODEL, take a `FusedLSTMMDN`, which is given the strokes one 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from . import markup, pixels
 from .colours import heat_palette
 from .page import CELL, Page, lay_out
 from .pixels import GIF_FRAMES, pillow
-from .views import BY_MODEL, VIEWS, check_view, picture
+from .views import BY_MODEL, VIEWS, Picture, check_step, check_view, picture
 
 __all__ = [
     "BY_MODEL",
@@ -33,6 +33,7 @@ __all__ = [
     "GIF_FRAMES",
     "VIEWS",
     "Page",
+    "check_step",
     "check_view",
     "draw",
     "frames",
@@ -65,7 +66,7 @@ def svg(
         step: of density: the first `step` points, and the density of the next one alone.
 
     Raises:
-        ValueError: no sequences, or a view, model or step that do not go together.
+        ValueError: no sequences or no columns, or a view, model or step that do not go together.
     """
     return markup.document(picture(sequences, columns, view, model, seed, step))
 
@@ -78,9 +79,9 @@ def image(
     seed: int = 0,
     step: int | None = None,
 ) -> Any:
-    """A Pillow image; arguments and errors as of `svg`. Needs the extra [render]."""
+    """A Pillow image. Needs the extra [render]; arguments and errors as of `svg`, and ValueError for a huge page."""
     pillow()
-    return pixels.still(picture(sequences, columns, view, model, seed, step))
+    return pixels.still(picture(sequences, columns, view, model, seed, step, [".png"]))
 
 
 def frames(
@@ -92,47 +93,55 @@ def frames(
 ) -> list[Any]:
     """Pillow images that write all sequences at once, the longest one in GIF_FRAMES frames. Needs [render].
 
-    The last is `image`; before, density shows that of each sequence's next point. Arguments and errors as of `svg`.
+    The last is `image`; before, density shows that of each sequence's next point. Arguments and errors as of `image`.
     """
     pillow()
-    return pixels.writing(picture(sequences, columns, view, model, seed))
+    return list(pixels.writing(picture(sequences, columns, view, model, seed, endings=[".gif"])))
 
 
 def draw(
     sequences: Sequence[Strokes],
-    path: str | Path,
+    path: str | Path | Iterable[str | Path],
     columns: int | None = None,
     view: str = "plain",
     model: FusedLSTMMDN | None = None,
     seed: int = 0,
     step: int | None = None,
 ) -> None:
-    """Write a .svg, .png or .gif file, atomically; arguments as of `svg`.
+    """Write a .svg, .png or .gif file, atomically, or several of one picture; other arguments as of `svg`.
 
     Raises:
-        ValueError: another ending, a step of a .gif, or as `svg`.
+        ValueError: another ending, a step of a .gif, a page too large for .png or .gif, or as `svg`.
         ModuleNotFoundError: Pillow is missing (.png and .gif; the extra [render] brings it).
     """
-    path = Path(path)
-    if path.suffix == ".svg":
-        files.write(path, svg(sequences, columns, view, model, seed, step))
-        return
+    paths = [Path(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
+    for each in paths:
+        if each.suffix not in (".svg", ".png", ".gif"):
+            raise ValueError(f"{each}: drawings end in .svg, .png or .gif")
+        if each.suffix != ".svg":
+            pillow()
+        if each.suffix == ".gif" and step is not None:
+            raise ValueError(f"{each}: a .gif shows every step; step {step} is of a still picture")
+    drawn = picture(sequences, columns, view, model, seed, step, [each.suffix for each in paths])
+    for each in paths:
+        files.write(each, _encoded(drawn, each.suffix, view))
+
+
+def _encoded(drawn: Picture, ending: str, view: str) -> str | bytes:
+    """What is in a file of that ending."""
+    if ending == ".svg":
+        return markup.document(drawn)
     buffer = io.BytesIO()
-    if path.suffix == ".png":
-        painted = image(sequences, columns, view, model, seed, step)
+    if ending == ".png":
+        painted = pixels.still(drawn)
         if view == "density":  # by palette it is a third of the bytes, and no difference is seen
             painted = _few_colours(painted, view)
         painted.save(buffer, "PNG", optimize=True)
-    elif path.suffix == ".gif":
-        if step is not None:
-            raise ValueError(f"{path}: a .gif shows every step; step {step} is of a still picture")
-        images = frames(sequences, columns, view, model, seed)
-        first, *rest = [_few_colours(image, view) for image in images]
-        duration = [50] * len(rest) + [50 * GIF_HOLD]
-        first.save(buffer, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
-    else:
-        raise ValueError(f"{path}: drawings end in .svg, .png or .gif")
-    files.write(path, buffer.getvalue())
+    else:  # Pillow keeps all frames: they come one by one, of a byte a pixel
+        images = (_few_colours(painted, view) for painted in pixels.writing(drawn))
+        duration = [50] * (GIF_FRAMES - 1) + [50 * GIF_HOLD]
+        next(images).save(buffer, "GIF", save_all=True, append_images=images, duration=duration, loop=0)
+    return buffer.getvalue()
 
 
 def _few_colours(painted: Any, view: str) -> Any:

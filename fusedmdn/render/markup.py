@@ -11,7 +11,7 @@ def document(picture: Picture) -> str:
     """An SVG document."""
     page = picture.page
     under = picture.under.markup() if picture.under else ""
-    paths = "\n".join(map(_path, picture.ink))
+    paths = "\n".join(_path(ink) for inks in picture.ink for ink in inks)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{page.width}" height="{page.height}" '
         f'viewBox="0 0 {page.width} {page.height}">\n<rect width="100%" height="100%" fill="{PAPER}"/>\n{under}'

@@ -19,6 +19,10 @@ FINEST = 0.2  # of that, for long lines of small writing
 WIDE, WIDEST = 2.0, 10.0  # cells of a grid grow wider with the lines in them, between these proportions
 DASH = 1.5  # what is wide, and no longer than so many times its width, is no line of writing
 
+# Pixels of a side and of a page that a file may have. A .png: what Pillow opens again; a .gif: 16 bits a side, and
+# Pillow keeps all of its frames.
+LARGEST = {".png": (2**31 - 1, 2**27), ".gif": (2**16 - 1, 2**25)}
+
 Points = NDArray[np.float64]
 
 
@@ -66,6 +70,8 @@ def lay_out(sequences: Sequence[Strokes], columns: int | None = None, cell: int 
     """Centre every sequence in a cell of a grid, all at one scale; a sequence that would not fit is made to."""
     if not sequences:
         raise ValueError("nothing to draw: no sequences were given")
+    if columns is not None and columns < 1:
+        raise ValueError(f"columns must be >= 1, got {columns}")
     placed = [np.cumsum(s.points[:, :2], axis=0, dtype=np.float64) for s in sequences]
     ends = [(np.flatnonzero(s.points[:, 2] == 1) + 1).tolist() for s in sequences]
     boxes = [_box(points) for points in placed]
@@ -83,7 +89,7 @@ def lay_out(sequences: Sequence[Strokes], columns: int | None = None, cell: int 
         return Page([Figure(placed[0] * unit + centre, ends[0], unit, centre, (0, 0, across, down))], across, down, pen)
     shape = min(max(1.0, float(np.median(shapes))), WIDEST)
     across, down = (cell, cell) if shape < WIDE else (2 * round(cell * shape**p / 2) for p in (0.75, -0.25))
-    columns = columns or math.ceil(math.sqrt(len(placed) * down / across))
+    columns = min(columns or math.ceil(math.sqrt(len(placed) * down / across)), len(placed))
     extents = np.array([max(*((high - low) * [down / across, 1]), 1e-9) for low, high in boxes])
     common = np.quantile(extents, 0.9)
     figures = []
@@ -94,6 +100,16 @@ def lay_out(sequences: Sequence[Strokes], columns: int | None = None, cell: int 
         figures.append(Figure(points * unit + centre, ends[k], unit, centre, (left, top, across, down)))
     pen = PEN * down * max(FINEST, min(1, across / down / np.median(shapes)))
     return Page(figures, columns * across, math.ceil(len(placed) / columns) * down, float(pen))
+
+
+def check_size(page: Page, ending: str) -> None:
+    """Refuse a page that is too large for a file of that ending; an SVG has no limit."""
+    side, area = LARGEST.get(ending, (math.inf, math.inf))
+    if max(page.width, page.height) > side or page.width * page.height > area:
+        raise ValueError(
+            f"the page has {page.width:,} x {page.height:,} pixels, a {ending} at most {side:,} a side and {area:,} in "
+            "all: draw fewer sequences, in fewer columns, or write a .svg"
+        )
 
 
 def _shape(points: Points, size: Points) -> float:

@@ -14,7 +14,7 @@ from ..module import FusedLSTMMDN
 from ..ops.checks import ROW
 from ..strokes import Strokes
 
-BATCH_ROWS = 1 << 14  # rows of a batch, padding included; a sequence that is longer goes alone
+BATCH_ROWS = 1 << 14  # rows at a time, padding included; a sequence that is longer goes alone, in pieces
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,20 @@ def _predict(model: FusedLSTMMDN, rows: list[NDArray[np.float32]]) -> list[Predi
     inputs = np.zeros((longest, len(rows), ROW[model.pen]), np.float32)
     for b, r in enumerate(rows):
         inputs[1 : len(r), b] = r[:-1]
-    raw, _ = model.raw_output(torch.from_numpy(inputs).to(device), None, lengths.to(device))
+    state = None
+    pieces = []
+    piece = max(1, BATCH_ROWS // len(rows))
+    for start in range(0, longest, piece):
+        x = torch.from_numpy(inputs[start : start + piece]).to(device)
+        left = (lengths - start).clamp(0, len(x)).to(device)
+        raw, state = model.raw_output(x, state, left)
+        pieces.append(_numbers(model, raw))
+    values = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+    return [Prediction(*(v[:n, b] for v in values)) for b, n in enumerate(lengths.tolist())]
+
+
+def _numbers(model: FusedLSTMMDN, raw: torch.Tensor) -> tuple[NDArray[np.float32], ...]:
+    """What a Prediction holds, of raw head output (T, B, P + 6M)."""
     mixture = StrokeMixture(raw, model.num_mixtures, model.pen, model.means)
     q, pen = mixture.parameters, mixture.pen_probs
     eos = pen[..., 0] if model.pen == "bernoulli" else pen[..., 1:].sum(-1)
@@ -97,5 +110,4 @@ def _predict(model: FusedLSTMMDN, rows: list[NDArray[np.float32]]) -> list[Predi
     with np.errstate(over="ignore"):
         mean = numbers(torch.stack([q.mu_x, q.mu_y], -1)) * std + shift
         sigma = numbers(torch.stack([q.log_sigma_x, q.log_sigma_y], -1).exp()) * std
-    values = numbers(q.log_weight.exp()), mean, sigma, numbers(q.r), numbers(eos)
-    return [Prediction(*(v[:n, b] for v in values)) for b, n in enumerate(lengths.tolist())]
+    return numbers(q.log_weight.exp()), mean, sigma, numbers(q.r), numbers(eos)

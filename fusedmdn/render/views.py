@@ -14,7 +14,7 @@ from ..strokes import Strokes
 from .circles import Circles
 from .colours import INK, PAPER, hexadecimal, random_colours
 from .heat import Heat
-from .page import Figure, Page, Points, lay_out
+from .page import Figure, Page, Points, check_size, lay_out
 from .predictions import predict
 
 VIEWS = ("plain", "vectors", "strokes", "eos", "mixture", "density")
@@ -45,10 +45,10 @@ class Under(Protocol):
 
 @dataclass(frozen=True)
 class Picture:
-    """A page as one view paints it; the ink is of one colour where something lies under it."""
+    """A page as one view paints it, with the ink of each figure; it is of one colour where something lies under it."""
 
     page: Page
-    ink: list[Ink]
+    ink: list[list[Ink]]
     pen: float
     under: Under | None = None
 
@@ -67,6 +67,13 @@ def check_view(view: str, has_model: bool, step: int | None = None) -> None:
         raise ValueError(f"step is a number of points, for view 'density' alone; got {step} for {view!r}")
 
 
+def check_step(step: int | None, sequences: Sequence[Strokes]) -> None:
+    """Refuse a step after which no sequence has a point."""
+    longest = max(map(len, sequences), default=0)
+    if step is not None and sequences and step >= longest:
+        raise ValueError(f"step {step}: no sequence has a point after so many, the longest has {longest}")
+
+
 def picture(
     sequences: Sequence[Strokes],
     columns: int | None = None,
@@ -74,13 +81,14 @@ def picture(
     model: FusedLSTMMDN | None = None,
     seed: int = 0,
     step: int | None = None,
+    endings: Iterable[str] = (),
 ) -> Picture:
-    """Lay the sequences out, and choose colours and what lies under them."""
+    """Lay the sequences out, and choose colours and what lies under them; for files of such endings."""
     check_view(view, model is not None, step)
-    longest = max(map(len, sequences), default=0)
-    if step is not None and sequences and step >= longest:
-        raise ValueError(f"step {step}: no sequence has a point after so many, the longest has {longest}")
+    check_step(step, sequences)
     page = lay_out(sequences, columns)
+    for ending in endings:
+        check_size(page, ending)
     figures = page.figures
     if view == "vectors":
         return Picture(page, _by_vector(figures, _random(map(len, (f.points for f in figures)), seed)), page.pen)
@@ -108,24 +116,25 @@ def _random(counts: Iterable[int], seed: int) -> list[list[str]]:
     return [random_colours(n, [seed, k]) for k, n in enumerate(counts)]
 
 
-def _plain(figures: Sequence[Figure], colour: str, upto: int | None = None) -> list[Ink]:
-    return [Ink(start, line, colour) for figure in figures for start, line in figure.lines(upto)]
+def _plain(figures: Sequence[Figure], colour: str, upto: int | None = None) -> list[list[Ink]]:
+    return [[Ink(start, line, colour) for start, line in figure.lines(upto)] for figure in figures]
 
 
-def _by_stroke(figures: Sequence[Figure], colours: Sequence[list[str]]) -> list[Ink]:
+def _by_stroke(figures: Sequence[Figure], colours: Sequence[list[str]]) -> list[list[Ink]]:
     return [
-        Ink(start, line, colour)
+        [Ink(start, line, colour) for (start, line), colour in zip(figure.lines(), its, strict=True)]
         for figure, its in zip(figures, colours, strict=True)
-        for (start, line), colour in zip(figure.lines(), its, strict=True)
     ]
 
 
-def _by_vector(figures: Sequence[Figure], colours: Sequence[list[str]]) -> list[Ink]:
+def _by_vector(figures: Sequence[Figure], colours: Sequence[list[str]]) -> list[list[Ink]]:
     """Each point's colour on the vector that leads to it; of a stroke that is one point, on that."""
-    inks = []
+    drawn = []
     for figure, its in zip(figures, colours, strict=True):
+        inks = []
         for start, line in figure.lines():
             if len(line) == 1:
                 inks.append(Ink(start, line, its[start]))
             inks += [Ink(start + i, line[i : i + 2], its[start + i + 1]) for i in range(len(line) - 1)]
-    return inks
+        drawn.append(inks)
+    return drawn

@@ -1,6 +1,8 @@
 """Drawings: on their page, inked where the pen was, written little by little."""
 
+import weakref
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusedmdn import Strokes, render
+from fusedmdn import FusedLSTMMDN, Strokes, render
+from fusedmdn.render import pixels, views
 
 from .test_strokes import drawing
 
 SQUARE = Strokes.from_polylines([[(0, 0), (10, 0), (10, 10), (0, 10), (0, 0)], [(5, 5)]], "square")
+DOT = Strokes.from_polylines([[(5, 5)]])
 
 
 @given(st.lists(drawing, min_size=1, max_size=5))
@@ -66,11 +70,59 @@ def test_png_is_inked_where_the_pen_was(tmp_path):
     assert 0.01 < (image < 128).mean() < 0.2
 
 
-def test_painting_in_bands_changes_nothing(monkeypatch):
-    drawings = [SQUARE] * 7
-    whole = np.asarray(render.image(drawings))
-    monkeypatch.setattr(render.pixels, "BAND", 17)
-    assert np.array_equal(np.asarray(render.image(drawings)), whole)
+@pytest.mark.parametrize("view", ["plain", "strokes"])
+def test_painting_by_cells_changes_nothing(view):
+    picture = views.picture([SQUARE] * 7, view=view)
+    page = picture.page
+    one = replace(page.figures[0], cell=(0, 0, page.width, page.height))
+    whole = replace(picture, page=replace(page, figures=[one]), ink=[[ink for inks in picture.ink for ink in inks]])
+    assert np.array_equal(np.asarray(pixels.still(picture)), np.asarray(pixels.still(whole)))
+
+
+def test_a_gif_s_frames_are_painted_one_by_one(tmp_path, monkeypatch):
+    painted, few_colours = [], render._few_colours
+
+    def watched(image, view):
+        assert sum(old() is not None for old in painted) <= 1
+        painted.append(weakref.ref(image))
+        return few_colours(image, view)
+
+    monkeypatch.setattr(render, "_few_colours", watched)
+    render.draw([SQUARE, SQUARE], tmp_path / "x.gif")
+    assert len(painted) == render.GIF_FRAMES
+
+
+def test_columns_are_a_number_that_the_page_has():
+    for columns in (0, -2):
+        for n in (1, 4):
+            with pytest.raises(ValueError, match=f"columns must be >= 1, got {columns}"):
+                render.lay_out([SQUARE] * n, columns)
+    assert render.lay_out([SQUARE] * 3, 10**9).width == 3 * render.CELL
+
+
+def test_a_page_too_large_is_refused_before_it_is_painted(tmp_path, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("painted, or predicted")
+
+    monkeypatch.setattr(pixels, "_paint", never)
+    monkeypatch.setattr(views, "predict", never)
+    model = FusedLSTMMDN(3, 4, 1, 2)
+    square = r"12,000 x 12,000 pixels, a .png at most 2,147,483,647 a side and 134,217,728 in all: draw fewer sequences"
+    high = r"120 x 65,640 pixels, a .gif at most 65,535 a side"
+    for n, columns, ending, message in (
+        (10_000, 100, ".png", square),
+        (547, 1, ".gif", high),
+        (547, 600, ".gif", "65,640 x 120 pixels, a .gif"),
+        (2401, 49, ".gif", "5,880 x 5,880 pixels, a .gif at most 65,535 a side and 33,554,432 in all"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            render.draw([SQUARE] * n, [tmp_path / "x.svg", tmp_path / f"x{ending}"], columns, "eos", model)
+    with pytest.raises(ValueError, match=square):
+        render.image([SQUARE] * 10_000, 100)
+    with pytest.raises(ValueError, match=high):
+        render.frames([SQUARE] * 547, 1)
+    assert not list(tmp_path.iterdir())
+    assert 'width="12000"' in render.svg([DOT] * 10_000, 100)
 
 
 def test_last_frame_is_the_whole_drawing():

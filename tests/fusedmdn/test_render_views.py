@@ -75,6 +75,26 @@ def test_predictions_of_a_batch_are_those_of_each(pen, means, monkeypatch):
             np.testing.assert_allclose(one.r, mixture.parameters.r, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pen", ["bernoulli", "categorical"])
+def test_a_long_sequence_goes_in_pieces(pen, monkeypatch):
+    model = small_model(pen)
+    whole = predictions.predict(model, [HOUSE, DOT])
+    assert len(HOUSE) == 8
+    fed, raw_output = [], model.raw_output
+
+    def watched(x, state, lengths):
+        fed.append(x.shape[0] * x.shape[1])
+        return raw_output(x, state, lengths)
+
+    monkeypatch.setattr(model, "raw_output", watched)
+    monkeypatch.setattr(predictions, "BATCH_ROWS", 3)
+    pieces = predictions.predict(model, [HOUSE, DOT])
+    assert fed == [1, 3, 3, 2]
+    for one, other in zip(pieces, whole, strict=True):
+        for name, value in vars(one).items():
+            np.testing.assert_allclose(value, getattr(other, name), rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize(("pen", "means"), KINDS)
 def test_eos_is_the_darker_the_likelier(pen, means):
     model = small_model(pen, means)
@@ -285,6 +305,22 @@ def test_draw_draws_every_view(view, files):
     assert (files / "x.svg").read_text() == render.svg(expected, 5, view, model, seed=2)
 
 
+def test_predictions_are_made_once_for_all_files(files, monkeypatch):
+    made = []
+
+    def watched(model, sequences):
+        made.append(1)
+        return predictions.predict(model, sequences)
+
+    monkeypatch.setattr(views, "predict", watched)
+    outs = ("--out", "x.svg", "--out", "x.png", "--out", "x.gif", "--view", "mixture")
+    assert command("draw", "a.npz", "--model", "model", *outs).exit_code == 0
+    assert made == [1]
+    result = command("sample", "model", "--max-steps", 5, *outs, "--out", "x.npz")
+    assert result.output.splitlines()[:4] == ["wrote x.npz", "wrote x.svg", "wrote x.png", "wrote x.gif"]
+    assert made == [1, 1]
+
+
 def test_draw_counts_through_all_files(files):
     result = command("draw", "a.npz", "b.npz", "--first", 2, "-n", 2, "--out", "x.svg")
     assert result.output == "wrote x.svg: 2 sequences\n"
@@ -304,6 +340,8 @@ def test_draw_counts_through_all_files(files):
         (("missing.npz",), "missing.npz: cannot be read"),
         (("a.npz", "b.npz", "--first", 5), "a.npz, b.npz: nothing to draw from sequence 5 on; there are 5"),
         (("a.npz", "--view", "eos", "--model", "nowhere"), "nowhere"),
+        (("a.npz", "--view", "density", "--model", "nowhere", "--step", 8), "step 8: no sequence has a point after"),
+        (("missing.npz", "--device", "abacus"), "device 'abacus' cannot be used"),
     ],
 )
 def test_draw_says_what_is_wrong(words, message, files):
@@ -322,3 +360,13 @@ def test_sample_draws_a_view(files):
     result = command("sample", "model", "--out", "z.svg", "--view", "none")
     assert result.exit_code == 2
     assert "view must be one of" in result.output
+
+
+@pytest.mark.parametrize("seed", [5, -3, 2**63 + 1])
+@pytest.mark.parametrize("view", ["vectors", "strokes"])
+def test_sample_s_colours_are_of_its_seed(view, seed, files):
+    words = ("sample", "model", "-n", 2, "--seed", seed, "--max-steps", 12, "--view", view, "--out", "x.svg")
+    assert command(*words).exit_code == 0
+    drawn = list(FusedLSTMMDN.from_pretrained("model").generate(2, 12, seed=seed))
+    assert (files / "x.svg").read_text() == render.svg(drawn, view=view, seed=seed % 2**64)
+    assert (files / "x.svg").read_text() != render.svg(drawn, view=view)
