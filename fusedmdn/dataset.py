@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .files import replacing
+from .quoting import shown, told
 from .strokes import FloatArray, Scale, Strokes
 
 PARTS = ("train", "validation", "test")
@@ -32,6 +33,7 @@ NORMALIZATIONS = ("std", "mean-std")
 COLUMNS = ("dx", "dy", "eos", "offsets", "labels")
 OPTIONAL = {"quantum": np.float64(0), "parts": None}
 ENDING = 22  # bytes of a zip's last record, of which the eleventh and twelfth say how many files there are
+POINT, SEQUENCE = 12, 400  # bytes in memory of a row; of a sequence, were it empty
 UNPACKED, TIMES = 1 << 28, 200  # a file may always unpack to so many bytes, and beyond that to so many times its size
 Taken = TypeVar("Taken")
 
@@ -196,7 +198,9 @@ def read(file: IO[bytes], name: str | Path) -> StrokeSet:
     Raises:
         StrokeFileError: it is damaged, or its arrays do not fit together.
     """
-    return _checked(name, **read_arrays(file, name, COLUMNS, OPTIONAL))
+    arrays = read_arrays(file, name, COLUMNS, OPTIONAL)
+    check_growth(name, file.seek(0, 2), memory(arrays["dx"].size, arrays["labels"].size))
+    return _checked(name, **arrays)
 
 
 def read_arrays(
@@ -234,7 +238,7 @@ def read_members(
                 archive.open(info).close()
             missing = [column for column in required if column not in members]
             if missing:
-                raise StrokeFileError(f"{name}: no array named {', '.join(missing)}; found {', '.join(members)}")
+                raise StrokeFileError(f"{name}: no array named {', '.join(missing)}; found {told(', '.join(members))}")
             chosen = [column for column in (*required, *optional) if column in members]
             check_growth(name, size, sum(members[column].file_size for column in chosen))
             taken = {}
@@ -251,8 +255,7 @@ def read_members(
     except StrokeFileError:
         raise
     except Exception as error:  # of what is damaged, zipfile and numpy raise nearly everything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StrokeFileError(f"{name}: cannot be read as .npz: {reason}") from error
+        raise StrokeFileError(f"{name}: cannot be read as .npz: {told(error)}") from error
 
 
 def array_names(path: Path) -> list[str]:
@@ -268,6 +271,11 @@ def check_growth(name: str | Path, size: int, claimed: int) -> None:
     """Refuse a file of `size` bytes that says it holds more than strokes can be packed into."""
     if claimed > max(UNPACKED, TIMES * size):
         raise StrokeFileError(f"{name}: {size} bytes that would unpack to {claimed} are no strokes")
+
+
+def memory(points: int, sequences: int) -> int:
+    """Bytes that so many points in so many sequences take."""
+    return POINT * points + SEQUENCE * sequences
 
 
 def array_header(data: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -296,7 +304,7 @@ def _checked(
     name: str | Path, dx: Any, dy: Any, eos: Any, offsets: Any, labels: Any, quantum: Any, parts: Any
 ) -> StrokeSet:
     def refuse(what: str) -> StrokeFileError:
-        return StrokeFileError(f"{name}: {what}")
+        return StrokeFileError(f"{name}: {told(what)}")
 
     N, n = dx.size, labels.size
     if eos.dtype == np.uint8 and eos.shape == (-(-N // 8),) != (N,):
@@ -331,7 +339,7 @@ def _checked(
     named = None if parts is None else _texts(name, "parts", parts)
     for part in named or ():
         if part not in PARTS:
-            raise refuse(f"parts: expected {', '.join(PARTS)}, got {part!r}")
+            raise refuse(f"parts: expected {', '.join(PARTS)}, got {shown(part)}")
     return StrokeSet(points, offsets.astype(np.int64), texts, unit, named)
 
 
@@ -340,5 +348,5 @@ def _texts(name: str | Path, column: str, array: Any) -> tuple[str, ...]:
         texts = tuple(array.tolist())
         "".join(texts).encode()
     except (ValueError, SystemError) as error:  # lone surrogates; numbers that are no characters at all
-        raise StrokeFileError(f"{name}: {column} are not text: {error}") from error
+        raise StrokeFileError(f"{name}: {column} are not text: {told(error)}") from error
     return texts

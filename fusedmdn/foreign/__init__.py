@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..module import FusedLSTMMDN
-from . import keras, rnn_tutorial, sketch_rnn
+from . import common, keras, rnn_tutorial, sketch_rnn
 from .common import ForeignFileError
 
 __all__ = ["FORMATS", "ForeignFileError", "format_of", "keras", "read", "rnn_tutorial", "sketch_rnn"]
@@ -23,8 +23,8 @@ FORMATS: dict[str, Callable[..., FusedLSTMMDN]] = {
     "keras": keras.read,
 }
 KERAS, TEXT = (".h5", ".hdf5", ".keras"), (".js", ".json")
-HEAD = 4096  # bytes that tell one text from the other
-DESCRIBED = re.compile(rb"[^\[{<]*\[\s*\{")  # a list that begins with an object
+HEAD = 1 << 16  # bytes that tell one text from the other
+DESCRIBED = re.compile(rb"[^\[{<]*\[\s*\{")  # sketch-rnn-js: a list that begins with an object; else rnn-tutorial
 
 
 def format_of(path: str | Path) -> str:
@@ -44,7 +44,7 @@ def format_of(path: str | Path) -> str:
             head = file.read(HEAD)
     except OSError as error:
         raise ForeignFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return "sketch-rnn" if ending == ".json" or DESCRIBED.match(head) else "rnn-tutorial"
+    return "sketch-rnn" if DESCRIBED.match(head, common.beginning(head)) else "rnn-tutorial"
 
 
 def read(path: str | Path, format: str = "auto", **options: Any) -> FusedLSTMMDN:

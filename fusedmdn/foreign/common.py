@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import sealed
+from ..quoting import told
 
-LARGEST = 1 << 30  # bytes of a file; the largest models of these formats have some megabytes
+LARGEST, LARGEST_TEXT = 1 << 30, 1 << 27  # bytes of a file; the models of text formats have some megabytes
 PARTS = 1 << 17  # commas and brackets of a text: all else in it is base64
-ASSIGNMENT = re.compile(rb"\s*(?:(?:var|let|const)\s+)?[A-Za-z_$][\w$]*\s*=\s*")
+MARK = b"\xef\xbb\xbf"  # of UTF-8, before the text
+COMMENT = re.compile(rb"\s*(?://[^\n]*\n|/\*.*?\*/)", re.DOTALL)
+ASSIGNMENT = re.compile(rb"\s*(?:(?:var|let|const)\s+)?[A-Za-z_$][\w$.]*\s*=\s*")
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 
 class ForeignFileError(ValueError):
@@ -35,7 +38,7 @@ class Layer(NamedTuple):
     bias: Array
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, most: int = LARGEST) -> bytes:
     """The file, if it is not too large and not something else that was saved under its name.
 
     Raises:
@@ -43,12 +46,14 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(LARGEST + 1)
+            size = file.seek(0, 2)
+            file.seek(0)
+            data = file.read(size) if size <= most else b""
     except OSError as error:
         raise ForeignFileError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(data) > LARGEST:
-        raise ForeignFileError(f"{path}: more than {LARGEST} bytes are no model of these formats")
-    start = data[:256].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if size > most:
+        raise ForeignFileError(f"{path}: more than {most} bytes are no model of these formats")
+    start = data[:256].removeprefix(MARK).lstrip().lower()
     if not start:
         raise ForeignFileError(f"{path}: is empty")
     if start.startswith(b"<"):
@@ -58,13 +63,22 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def beginning(data: bytes) -> int:
+    """Where a text begins: after the mark of UTF-8, and comments of JavaScript."""
+    at = len(MARK) if data.startswith(MARK) else 0
+    while comment := COMMENT.match(data, at):
+        at = comment.end()
+    return at
+
+
 def read_text(path: Path) -> Any:
     """The JSON of a .json file, or of a .js file that is one assignment of it; parsed, never run.
 
     Raises:
         ForeignFileError: it is neither, or has more parts than a model.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, LARGEST_TEXT)
+    data = data[beginning(data) :]
     parts = sum(data.count(sign) for sign in (b",", b"[", b"{"))
     if parts > PARTS:
         raise ForeignFileError(f"{path}: {parts} commas and brackets are no model (at most {PARTS})")
@@ -78,7 +92,9 @@ def read_text(path: Path) -> Any:
     try:
         return sealed.parse(data)
     except ValueError as error:
-        raise ForeignFileError(f"{path}: is not JSON, nor an assignment of it: {str(error)[:120]}") from error
+        raise ForeignFileError(
+            f"{path}: is not JSON, nor one assignment of it, name = '[…]' or name = […]: {told(error)}"
+        ) from error
 
 
 def decode(path: Path, name: str, text: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
@@ -95,16 +111,18 @@ def decode(path: Path, name: str, text: Any, shape: tuple[int, ...], dtype: str)
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise ForeignFileError(f"{path}: {name}: is not base64: {error}") from error
-    if len(data) != size or base64.b64encode(data).decode() != text:
+        raise ForeignFileError(f"{path}: {name}: is not base64: {told(error)}") from error
+    last = data[(size - 1) // 3 * 3 :]  # where bits may be thrown away
+    if len(data) != size or base64.b64encode(last).decode() != text[-4:]:
         raise ForeignFileError(f"{path}: {name}: is not base64 of {size} bytes")
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def short(value: Any) -> str:
-    """What an error says of a value that may be anything, and long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+def dequantized(values: NDArray[Any], zero: int, step: float) -> Array:
+    """(values - zero) times step, worked out in float64; a matrix, which is large, becomes float32 on the way."""
+    kept = np.float32 if values.ndim > 1 else np.float64  # a bias is yet added to: rounded once, after that
+    array = np.subtract(values, zero, dtype=kept)
+    return np.multiply(array, step, out=array, dtype=np.float64, casting="same_kind")
 
 
 def mixtures(path: Path, width: int, pen_logits: int) -> int:

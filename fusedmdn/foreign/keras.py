@@ -17,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from ..module import FusedLSTMMDN
+from ..quoting import shown
 from . import common, keras_files
 from .common import Array, ForeignFileError
 from .keras_files import DENSE_WEIGHTS, LSTM_WEIGHTS, SILENT, Part
@@ -52,7 +53,7 @@ def read(path: str | Path, means: str = "sigmoid") -> FusedLSTMMDN:
     if len(rest) != 1 or rest[0].kind != "Dense":
         found = ", ".join(f"{part.name} ({part.kind})" for part in rest) or "nothing"
         raise ForeignFileError(
-            f"{path}: expected one Dense layer after the LSTMs, got {common.short(found)}; "
+            f"{path}: expected one Dense layer after the LSTMs, got {shown(found)}; "
             f"fusedmdn.foreign.keras.lstm(path) gives the {len(stack)} LSTM layers alone"
         )
     _check_order(path, parts)
@@ -116,8 +117,7 @@ def _expect(path: Path, part: Part, options: dict[str, Any]) -> None:
         value = (part.config or {}).get(option)
         if value != expected or type(value) is not type(expected):
             raise ForeignFileError(
-                f"{path}: {part.name} ({part.kind}): {option} is {common.short(value)}; only {expected!r} "
-                "can be converted"
+                f"{path}: {part.name} ({part.kind}): {option} is {shown(value)}; only {expected!r} can be converted"
             )
 
 
@@ -126,7 +126,7 @@ def _split(path: Path, parts: list[Part]) -> tuple[list[Part], list[Part]]:
     places = [k for k, part in enumerate(parts) if part.kind == "LSTM"]
     if not places:
         found = ", ".join(f"{part.name} ({part.kind})" for part in parts) or "none"
-        raise ForeignFileError(f"{path}: has no LSTM layer; layers: {common.short(found)}")
+        raise ForeignFileError(f"{path}: has no LSTM layer; layers: {shown(found)}")
     for part in parts[: places[-1]]:
         if part.kind not in ("LSTM", *SILENT):
             raise ForeignFileError(
@@ -142,6 +142,6 @@ def _check_order(path: Path, parts: list[Part]) -> None:
         expected = [] if before is None else [before.name]
         if part.below is not None and part.below != expected:
             raise ForeignFileError(
-                f"{path}: {part.name} has the inputs {common.short(part.below)}, expected {common.short(expected)}: "
+                f"{path}: {part.name} has the inputs {shown(part.below)}, expected {shown(expected)}: "
                 "only a plain stack of layers can be converted"
             )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import sealed
+from ..quoting import shown, told
 from . import common, hdf5
 from .common import Array, ForeignFileError
 from .hdf5 import Held
@@ -55,8 +56,7 @@ def parts(path: Path) -> list[Part]:
     except (ForeignFileError, ModuleNotFoundError):
         raise
     except Exception as error:  # of what is damaged, zipfile raises nearly everything
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ForeignFileError(f"{path}: is damaged, or not a file of Keras: {reason}") from error
+        raise ForeignFileError(f"{path}: is damaged, or not a file of Keras: {told(error)}") from error
 
 
 def _unzipped(path: Path, data: bytes) -> tuple[bytes, bytes]:
@@ -87,7 +87,7 @@ def _of_hdf5(path: Path, held: Held) -> list[Part]:
     else:
         found = [name for name in held.groups if name and "/" not in name]
         raise ForeignFileError(
-            f"{path}: has neither model_config, layer_names nor a group layers; found {common.short(found)}: "
+            f"{path}: has neither model_config, layer_names nor a group layers; found {shown(found)}: "
             "no file of Keras, or of a version whose layout is not known here"
         )
     names = _names(path, held, root.rstrip("/"), "layer_names")
@@ -99,7 +99,7 @@ def _of_hdf5(path: Path, held: Held) -> list[Part]:
             parts.append(part)
             continue
         if part.name not in names:
-            raise ForeignFileError(f"{path}: model_config names {common.short(part.name)}, which has no weights")
+            raise ForeignFileError(f"{path}: model_config names {shown(part.name)}, which has no weights")
         layer = root + part.name
         weights = [_array(path, held, f"{layer}/{name}") for name in _names(path, held, layer, "weight_names")]
         parts.append(part._replace(weights=weights))
@@ -182,17 +182,17 @@ def _described(path: Path, text: bytes) -> list[Part]:
         kind, layers = model["class_name"], model["config"]
         layers = layers["layers"] if isinstance(layers, dict) else layers  # a list in Keras before 2.2.3
         if kind not in ("Sequential", "Functional", "Model"):
-            raise ForeignFileError(f"{path}: a model of class {common.short(kind)} cannot be converted")
+            raise ForeignFileError(f"{path}: a model of class {shown(kind)} cannot be converted")
         return [_part(layer, kind == "Sequential") for layer in layers[:LIMIT]]
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ForeignFileError(f"{path}: the model's JSON cannot be read: {common.short(error)}") from error
+        raise ForeignFileError(f"{path}: the model's JSON cannot be read: {told(error)}") from error
 
 
 def _part(layer: dict[str, Any], sequential: bool) -> Part:
     kind, config = layer["class_name"], layer["config"]
     name = config["name"]
     if not isinstance(kind, str) or not isinstance(name, str) or not isinstance(config, dict):
-        raise TypeError(f"layer {name!r} of class {kind!r}")
+        raise TypeError(f"layer {shown(name)} of class {shown(kind)}")
     kind, name = _name(kind), _name(name)
     below = None if sequential else list(_inputs(layer["inbound_nodes"]))
     if kind == "TimeDistributed" and config[WRAPPED]["class_name"] == "Dense":
@@ -220,19 +220,19 @@ def _names(path: Path, held: Held, group: str, attribute: str) -> list[str]:
     attributes = held.groups.get(group, {})
     pieces = sorted((a for a in attributes if re.fullmatch(rf"{attribute}\d*", a)), key=lambda a: (len(a), a))
     if not pieces:
-        raise ForeignFileError(f"{path}: {common.short(group)} is not there, is a link, or has no {attribute}")
+        raise ForeignFileError(f"{path}: {shown(group)} is not there, is a link, or has no {attribute}")
     return [_name(name) for piece in pieces for name in attributes[piece]]
 
 
 def _name(name: str) -> str:
     """A name that a message can hold as it is."""
     if not name.isprintable() or len(name) > 100:
-        raise ValueError(f"{common.short(name)} is no name of a layer or of weights")
+        raise ValueError(f"{shown(name)} is no name of a layer or of weights")
     return name
 
 
 def _array(path: Path, held: Held, name: str) -> Array:
     found = held.arrays.get(name, "is not there, or is a link")
     if isinstance(found, str):
-        raise ForeignFileError(f"{path}: {common.short(name)} {found}")
+        raise ForeignFileError(f"{path}: {shown(name)} {found}")
     return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..module import FusedLSTMMDN
 from ..strokes import Scale
@@ -63,9 +64,12 @@ def _rows(path: Path, name: str, rows: Any, shape: tuple[int, int]) -> Array:
     if not isinstance(rows, list) or len(rows) != shape[0]:
         found = f"{len(rows)}" if isinstance(rows, list) else type(rows).__name__
         raise ForeignFileError(f"{path}: {name}: expected {shape[0]} rows, got {found}")
-    return np.stack([_row(path, name, row, shape[1]) for row in rows])
+    return _dequantized(name, np.stack([common.decode(path, name, row, shape[1:], "u1") for row in rows]))
 
 
 def _row(path: Path, name: str, text: Any, columns: int) -> Array:
-    values = common.decode(path, name, text, (columns,), "u1")
-    return (values.astype(np.float64) - 127) / 127 * SCALES[name]
+    return _dequantized(name, common.decode(path, name, text, (columns,), "u1"))
+
+
+def _dequantized(name: str, values: NDArray[Any]) -> Array:
+    return common.dequantized(values, 127, SCALES[name] / 127)

@@ -12,9 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..module import FusedLSTMMDN
+from ..quoting import shown
 from ..strokes import Scale
 from . import common
 from .common import ForeignFileError, Layer
@@ -37,21 +36,21 @@ def read(path: Path) -> FusedLSTMMDN:
     info, dims, blobs = document
     if info.get("mode") not in DECODER:
         raise ForeignFileError(
-            f"{path}: mode {common.short(info.get('mode'))}: only decoder-only models can be read (mode 2, "
+            f"{path}: mode {shown(info.get('mode'))}: only decoder-only models can be read (mode 2, "
             "*.gen.json); others have an encoder"
         )
     H, width = _sizes(path, dims)
     shapes = dict(zip(NAMES, ((H, width), (width,), (ROW, 4 * H), (H, 4 * H), (4 * H,)), strict=True))
     if [list(shape) for shape in shapes.values()] != dims:
-        raise ForeignFileError(f"{path}: sizes: expected {[*map(list, shapes.values())]}, got {common.short(dims)}")
+        raise ForeignFileError(f"{path}: sizes: expected {[*map(list, shapes.values())]}, got {shown(dims)}")
     if not isinstance(blobs, list) or len(blobs) != len(NAMES):
         raise ForeignFileError(f"{path}: expected {len(NAMES)} arrays: {', '.join(NAMES)}")
     scale = info.get("scale_factor")
     if type(scale) not in (int, float) or not 2**-126 < scale < 2**127:
-        raise ForeignFileError(f"{path}: scale_factor: expected a number above zero, got {common.short(scale)}")
+        raise ForeignFileError(f"{path}: scale_factor: expected a number above zero, got {shown(scale)}")
 
     arrays = [
-        common.decode(path, name, blob, shapes[name], "<i2").astype(np.float64) * FACTOR
+        common.dequantized(common.decode(path, name, blob, shapes[name], "<i2"), 0, FACTOR)
         for name, blob in zip(NAMES, blobs, strict=True)
     ]
     output_w, output_b, *layer = arrays
@@ -67,7 +66,7 @@ def _sizes(path: Path, dims: Any) -> tuple[int, int]:
     if not fits or not all(type(size) is int and 0 < size < 1 << 31 for d in dims for size in d):
         raise ForeignFileError(f"{path}: sizes: expected {len(NAMES)} lists of whole numbers above zero")
     if len(dims[0]) != 2:
-        raise ForeignFileError(f"{path}: sizes: expected [H, {PEN} + 6M] first, got {common.short(dims[0])}")
+        raise ForeignFileError(f"{path}: sizes: expected [H, {PEN} + 6M] first, got {shown(dims[0])}")
     H, width = dims[0]
     common.mixtures(path, width, PEN)
     return H, width

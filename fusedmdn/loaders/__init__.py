@@ -8,10 +8,12 @@ from pathlib import Path
 
 from .. import dataset
 from ..dataset import StrokeFileError, StrokeSet
+from ..quoting import told
 from . import arrays, iam, inkml, kanji, markup, svg
 from .markup import Document
 
 ENDINGS = {".svg": (svg.ROOT,), ".inkml": (inkml.ROOT,), ".xml": (iam.ROOT, kanji.ROOT, inkml.ROOT, svg.ROOT)}
+KNOWN = (*ENDINGS, ".svgz", ".npy", ".npz")  # of strokes, which no directory has beside others
 READERS: dict[str, Callable[..., StrokeSet]] = {
     svg.ROOT: svg.from_documents,
     inkml.ROOT: inkml.from_documents,
@@ -40,15 +42,16 @@ def load(source: str | Path, **measures: float) -> StrokeSet:
     path = Path(source)
     if str(source) != "kanjivg" and path.is_dir():
         return _directory(path, measures)
-    if _ending(path) in ENDINGS:
-        return read_documents([path], ENDINGS[_ending(path)], **measures)
+    ending = _ending(path)
+    if (document := ending.removesuffix(".gz")) in ENDINGS:
+        return read_documents([path], ENDINGS[document], **measures)
     if measures:
         raise ValueError(f"{source}: its format has no measures; got {', '.join(measures)}")
     if str(source) == "kanjivg":
         return dataset.kanjivg()
-    if path.suffix == ".npz":
+    if ending == ".npz":
         return arrays.read_sketch_rnn(path) if "train" in dataset.array_names(path) else _npz(path)
-    if path.suffix == ".npy":
+    if ending == ".npy":
         return arrays.read_npy(path)
     known = ", ".join([".npz", ".npy", *ENDINGS])
     raise StrokeFileError(f"{path}: expected {known} or .xml.gz, a directory of such, or the name kanjivg")
@@ -62,9 +65,15 @@ def read_documents(paths: list[Path], roots: tuple[str, ...], **measures: float)
     def documents() -> Iterator[Document]:
         yield first
         for path in paths[1:]:
-            yield markup.read(path, (root,))
+            document = markup.read(path, (root,))
+            if root == svg.ROOT and kanji.is_kanjivg(document) != of_kanjivg:
+                kinds = ("KanjiVG's", "no drawing of KanjiVG's")
+                one, other = kinds if of_kanjivg else kinds[::-1]
+                raise StrokeFileError(f"{path}: is {other}, and {paths[0]} is {one}; expected all of one kind")
+            yield document
 
-    reader = kanji.from_documents if root == svg.ROOT and kanji.is_kanjivg(first) else READERS[root]
+    of_kanjivg = root == svg.ROOT and kanji.is_kanjivg(first)
+    reader = kanji.from_documents if of_kanjivg else READERS[root]
     known = list(inspect.signature(reader).parameters)[1:]
     for name in measures:
         if name not in known:
@@ -77,17 +86,18 @@ def _npz(path: Path) -> StrokeSet:
         with open(path, "rb") as file:
             return dataset.read(file, path)
     except OSError as error:
-        raise StrokeFileError(f"{path}: cannot be read: {error}") from error
+        raise StrokeFileError(f"{path}: cannot be read: {told(error)}") from error
 
 
 def _directory(path: Path, measures: dict[str, float]) -> StrokeSet:
     """All files of the only ending there is of ENDINGS; of IAM-OnDB those of lineStrokes, of KanjiVG no variants."""
     folder = path / "lineStrokes" if (path / "lineStrokes").is_dir() else path
-    files = sorted(file for file in folder.rglob("*") if file.suffix in ENDINGS and file.is_file())
-    endings = sorted({file.suffix for file in files})
-    if len(endings) != 1:
-        found = f"files ending in {' and '.join(endings)}" if endings else "none"
-        raise StrokeFileError(f"{path}: expected {', '.join(ENDINGS)} files in it, all of one kind; found {found}")
+    found = {file: _ending(file) for file in sorted(folder.rglob("*"))}
+    files = [file for file, ending in found.items() if ending.removesuffix(".gz") in KNOWN and file.is_file()]
+    endings = sorted({found[file] for file in files})
+    if len(endings) != 1 or endings[0] not in ENDINGS:
+        held = f"files ending in {' and '.join(endings)}" if endings else "none"
+        raise StrokeFileError(f"{path}: expected {', '.join(ENDINGS)} files in it, all of one kind; found {held}")
     (ending,) = endings
     if ending == ".svg" and kanji.is_kanjivg(markup.read(files[0], ENDINGS[ending])):
         files = [file for file in files if not kanji.is_variant(file)] or files
@@ -95,4 +105,6 @@ def _directory(path: Path, measures: dict[str, float]) -> StrokeSet:
 
 
 def _ending(path: Path) -> str:
-    return path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
+    """With what is packed: .xml.gz."""
+    endings = [ending.lower() for ending in path.suffixes[-2:]]
+    return "".join(endings) if endings[-1:] == [".gz"] else "".join(endings[-1:])

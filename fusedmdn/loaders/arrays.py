@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from .. import dataset
 from ..dataset import StrokeFileError, StrokeSet
+from ..quoting import shown, told
 from ..strokes import Strokes
 from . import pickled
 
 DIVISION = {"train": "train", "valid": "validation", "test": "test"}  # of a sketch-rnn .npz
-POINT = 12  # bytes of a row in memory
 
 
 def read_npy(path: Path) -> StrokeSet:
@@ -40,8 +40,7 @@ def read_npy(path: Path) -> StrokeSet:
             else:
                 arrays = [dataset.plain_array(file, size)]
     except Exception as error:  # of what is damaged, numpy raises nearly everything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StrokeFileError(f"{path}: cannot be read as .npy: {reason}") from error
+        raise StrokeFileError(f"{path}: cannot be read as .npy: {told(error)}") from error
     return _stroke_set(path, size, arrays)
 
 
@@ -57,7 +56,7 @@ def read_sketch_rnn(path: Path) -> StrokeSet:
             take = partial(pickled.object_array, most=pickled.instructions(size))
             members = dataset.read_members(file, path, take, tuple(DIVISION))
     except OSError as error:
-        raise StrokeFileError(f"{path}: cannot be read: {error}") from error
+        raise StrokeFileError(f"{path}: cannot be read: {told(error)}") from error
     arrays = [array for name in DIVISION for array in members[name]]
     parts = [part for name, part in DIVISION.items() for _ in members[name]]
     return _stroke_set(path, size, arrays, tuple(parts))
@@ -70,10 +69,9 @@ def _stroke_set(
     columns = arrays[0].shape[-1] if arrays and arrays[0].ndim == 2 else 3
     for i, array in enumerate(arrays):
         if array.ndim != 2 or array.shape[1] != columns or columns not in (3, 5) or array.dtype.kind not in "iufb":
-            raise StrokeFileError(
-                f"{path}: sequence {i} is {array.shape} of {array.dtype}, expected numbers (N, 3) or (N, 5), all alike"
-            )
-    dataset.check_growth(path, size, POINT * sum(map(len, arrays)))  # the same array may be in it many times
+            found = f"{shown(array.shape)} of {told(array.dtype)}"
+            raise StrokeFileError(f"{path}: sequence {i} is {found}, expected numbers (N, 3) or (N, 5), all alike")
+    dataset.check_growth(path, size, dataset.memory(sum(map(len, arrays)), len(arrays)))  # one may be in it many times
     quantum = 1.0 if arrays and all(array.dtype.kind in "iu" for array in arrays) else 0.0
     order = _order(path, arrays) if columns == 3 else None
     sequences = []
@@ -81,7 +79,7 @@ def _stroke_set(
         try:
             sequences.append(Strokes.from_stroke5(array) if order is None else Strokes(array[:, order]))
         except ValueError as error:
-            raise StrokeFileError(f"{path}: sequence {i}: {error}") from error
+            raise StrokeFileError(f"{path}: sequence {i}: {told(error)}") from error
     return StrokeSet.of(sequences, quantum, parts)
 
 

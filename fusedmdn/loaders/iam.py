@@ -7,6 +7,7 @@ filled in by interpolation, steps whose length is above a threshold removed); he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import StrokeFileError, StrokeSet
+from ..quoting import told
 from ..strokes import Strokes
+from . import recorded
 from .markup import Document, local
 
 ROOT = "WhiteboardCaptureSession"
@@ -23,6 +26,7 @@ GAP = 2.5  # periods; times are rounded to about one, so of an interval of two n
 PAUSE = 20.0  # periods
 WITHIN, BETWEEN = 20.0, 200.0  # median steps
 LARGEST = 1e9  # a coordinate or a time beyond it is not one
+POINTS = 1_000_000  # of a line
 
 
 def from_documents(
@@ -43,17 +47,24 @@ def from_documents(
         between: a step from one pen stroke to the next that is longer than so many median steps is removed.
 
     Raises:
-        StrokeFileError: a point without numbers x, y and time, or no strokes.
+        StrokeFileError: a point without numbers x, y and time, no strokes, or times between which too much is lost.
+        ValueError: a measure is not positive and finite, or gap above pause.
     """
+    for name, value in {"gap": gap, "pause": pause, "within": within, "between": between}.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if gap > pause:
+        raise ValueError(f"gap must be at most pause, got {gap} and {pause}")
     sequences, lines_of = [], lru_cache(maxsize=1)(_transcripts)  # the lines of a form follow one another
     for document in documents:
         readings = _readings(document)
-        period = _period(readings)
-        strokes = Strokes.from_polylines([_filled(r, period * gap, period * pause, period) for r in readings])
-        strokes.points[:1, :2] = 0
+        lost = _lost(readings, gap, pause)
+        if sum(map(len, readings)) + sum(number.sum() for number in lost) > POINTS:
+            raise StrokeFileError(f"{document.path}: more than {POINTS} points with those that are filled in")
+        strokes = recorded.from_origin([_filled(*both) for both in zip(readings, lost, strict=True)])
         points = _without_outliers(strokes.points, within, between)
         sequences.append(Strokes(points, _transcript(document.path, lines_of)))
-    return StrokeSet.of(sequences, 1.0 if all((s.points % 1 == 0).all() for s in sequences) else 0.0)
+    return recorded.stroke_set(sequences)
 
 
 def _transcript(path: Path, lines_of: Callable[[Path], tuple[str, ...]]) -> str:
@@ -85,7 +96,9 @@ def _readings(document: Document) -> list[NDArray[np.float64]]:
             try:
                 rows = [[float(point.attrib[name]) for name in ("x", "y", "time")] for point in element]
             except (KeyError, ValueError) as error:
-                raise StrokeFileError(f"{document.path}: expected every point's x, y and time: {error}") from error
+                raise StrokeFileError(
+                    f"{document.path}: expected every point's x, y and time: {told(error)}"
+                ) from error
             readings = np.array(rows, np.float64).reshape(-1, 3)
             if not (np.abs(readings) <= LARGEST).all():
                 raise StrokeFileError(f"{document.path}: a reading beyond {LARGEST:g}, or not a number")
@@ -95,27 +108,24 @@ def _readings(document: Document) -> list[NDArray[np.float64]]:
     return strokes
 
 
-def _period(strokes: list[NDArray[np.float64]]) -> float:
-    intervals = np.concatenate([np.diff(readings[:, 2]) for readings in strokes])
-    intervals = intervals[intervals > 0]
-    return float(np.median(intervals)) if len(intervals) else 0.0
+def _lost(strokes: list[NDArray[np.float64]], gap: float, pause: float) -> list[NDArray[np.float64]]:
+    """How many readings are missing after each of every pen stroke, but after its last."""
+    intervals = [np.diff(readings[:, 2]) for readings in strokes]
+    recorded = np.concatenate(intervals)
+    recorded = recorded[recorded > 0]
+    period = float(np.median(recorded)) if len(recorded) else math.inf
+    periods = [interval / period for interval in intervals]
+    return [np.where((n > gap) & (n <= pause), np.maximum(np.rint(n) - 1, 0), 0) for n in periods]
 
 
-def _filled(readings: NDArray[np.float64], gap: float, pause: float, period: float) -> NDArray[np.float64]:
+def _filled(readings: NDArray[np.float64], lost: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, 2) points, those that are missing interpolated on the grid of what is recorded."""
-    time = readings[:, 2]
-    intervals = np.diff(time)
-    lost = np.flatnonzero((intervals > gap) & (intervals <= pause))
-    if not lost.size:
-        return readings[:, :2]
-    pieces = [readings[: lost[0] + 1, :2]]
-    for k, i in enumerate(lost):
-        share = np.linspace(0, 1, round(intervals[i] / period) + 1)[1:-1, None]
-        points = readings[i, :2] * (1 - share) + readings[i + 1, :2] * share
-        whole = not (readings[:, :2] % 1).any()
-        pieces += [np.rint(points) if whole else points]
-        pieces += [readings[i + 1 : lost[k + 1] + 1 if k + 1 < len(lost) else None, :2]]
-    return np.concatenate(pieces)
+    pieces = lost.astype(np.int64) + 1
+    i = np.repeat(np.arange(len(pieces)), pieces)
+    share = ((np.arange(len(i)) - (np.cumsum(pieces) - pieces)[i]) * (1 / pieces)[i])[:, None]
+    points = readings[i, :2] * (1 - share) + readings[i + 1, :2] * share
+    whole = not (readings[:, :2] % 1).any()
+    return np.concatenate([np.rint(points) if whole else points, readings[-1:, :2]])
 
 
 def _without_outliers(points: NDArray[np.float32], within: float, between: float) -> NDArray[np.float32]:

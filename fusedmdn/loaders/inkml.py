@@ -6,20 +6,21 @@ Read are the X and Y channels of what the pen wrote; brushes, mappings, canvas t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import StrokeFileError, StrokeSet
-from ..strokes import Strokes
-from .markup import Document, local, shown
+from ..quoting import shown, told
+from . import recorded
+from .markup import UNSIGNED, Document, local
 
 ROOT = "ink"
 LABELS = ("label", "truth", "transcription")  # types of the annotation that is one; the first that is there
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-VALUE = re.compile(rf"""\s*(?:([!'"])\s*)?(?:({NUMBER})|\#([0-9A-Fa-f]{{1,16}})|([*?TF]))\s*""")
+VALUE = re.compile(rf"""\s*(?:([!'"])\s*)?(?:(?:([-+])\s*)?(?:({UNSIGNED})|\#([0-9A-Fa-f]{{1,16}}))|([*?TF]))\s*""")
 LETTERS = 1 << 22  # of a trace
 ORDERS = {"!": 0, "'": 1, '"': 2}  # explicit value, first and second difference
 
@@ -28,18 +29,16 @@ def from_documents(documents: Iterable[Document]) -> StrokeSet:
     """A sequence a document, in the file's units, each beginning at (0, 0); y downward, or flipped where it says so.
 
     Raises:
-        StrokeFileError: no traces, channels without X and Y, or a trace that does not give them.
+        StrokeFileError: no traces, channels without X and Y, a trace that does not give them, or goes on from none.
     """
     sequences = []
     for document in documents:
         lines = _traces(document)
         try:
-            strokes = Strokes.from_polylines(lines, _label(document))
-            strokes.points[:1, :2] = 0
-            sequences.append(strokes)
+            sequences.append(recorded.from_origin(lines, _label(document)))
         except ValueError as error:
-            raise StrokeFileError(f"{document.path}: {error}") from error
-    return StrokeSet.of(sequences, 1.0 if all((s.points % 1 == 0).all() for s in sequences) else 0.0)
+            raise StrokeFileError(f"{document.path}: {told(error)}") from error
+    return recorded.stroke_set(sequences)
 
 
 def _label(document: Document) -> str:
@@ -49,22 +48,46 @@ def _label(document: Document) -> str:
 
 def _traces(document: Document) -> list[NDArray[np.float64]]:
     channels, regular, sign = _channels(document)
-    lines: list[NDArray[np.float64]] = []
-    for element in document.root.iter():
-        if local(element.tag) != "trace" or element.get("type") == "penUp":
-            continue
+    lines: list[list[NDArray[np.float64]]] = []
+    line_of: dict[str, list[NDArray[np.float64]]] = {}
+    for element in _written(document.root):
+        name = element.get("xml:id") or element.get("id")
         try:
-            line = _points("".join(element.itertext()), channels, regular) * sign
+            piece = _points("".join(element.itertext()), channels, regular) * sign
+            line = _continued(element, lines, line_of)
         except ValueError as error:
-            name = element.get("xml:id") or element.get("id")
-            raise StrokeFileError(f"{document.path}: trace {shown(name)}: {error}") from error
-        if element.get("continuation") in ("middle", "end") and lines:
-            lines[-1] = np.concatenate([lines[-1], line])
-        else:
-            lines.append(line)
+            raise StrokeFileError(f"{document.path}: trace {shown(name)}: {told(error)}") from error
+        line.append(piece)
+        if name:
+            line_of[name] = line
     if not lines:
         raise StrokeFileError(f"{document.path}: found no <trace>, expected some")
-    return lines
+    return [np.concatenate(line) for line in lines]
+
+
+def _written(root: Element) -> Iterator[Element]:
+    """The traces that the pen wrote; those among the definitions are there to be referred to."""
+    waiting = [root]
+    while waiting:
+        element = waiting.pop()
+        if local(element.tag) == "trace" and element.get("type") != "penUp":
+            yield element
+        elif local(element.tag) != "definitions":
+            waiting.extend(reversed(element))
+
+
+def _continued(
+    trace: Element, lines: list[list[NDArray[np.float64]]], line_of: dict[str, list[NDArray[np.float64]]]
+) -> list[NDArray[np.float64]]:
+    """The pen stroke that a trace is a piece of: that of the trace it names, or of the last one; else a new one."""
+    if trace.get("continuation") in ("middle", "end"):
+        prior = trace.get("priorRef", "").strip().removeprefix("#")
+        if prior and prior not in line_of:
+            raise ValueError(f"goes on from {shown(prior)}, which is no trace before it")
+        if prior or lines:
+            return line_of[prior] if prior else lines[-1]
+    lines.append([])
+    return lines[-1]
 
 
 def _channels(document: Document) -> tuple[list[str], int, tuple[float, float]]:
@@ -92,7 +115,10 @@ def _points(text: str, channels: list[str], regular: int) -> NDArray[np.float64]
     rows: list[tuple[float, float]] = []
     if len(text) > LETTERS:
         raise ValueError(f"{len(text)} letters; expected at most {LETTERS}")
-    for number, written in enumerate(text.split(",") if text.strip() else []):
+    points = text.split(",")
+    if not points[-1].strip():  # the last comma may be one after the last point
+        points.pop()
+    for number, written in enumerate(points):
         point = written.strip()
         at = channel = 0
         while at < len(point):
@@ -100,7 +126,7 @@ def _points(text: str, channels: list[str], regular: int) -> NDArray[np.float64]
             if match is None or channel == len(channels):
                 wanted = f"{regular} to {len(channels)}" if regular < len(channels) else str(regular)
                 raise ValueError(f"point {number} is {shown(point)}, expected {wanted} values")
-            prefix, decimal, hexadecimal, other = match.groups()
+            prefix, minus, decimal, hexadecimal, other = match.groups()
             at, i = match.end(), channel
             channel += 1
             if i not in columns:
@@ -110,6 +136,8 @@ def _points(text: str, channels: list[str], regular: int) -> NDArray[np.float64]
             if other and (other != "*" or not rows):
                 raise ValueError(f"point {number} is {shown(point)}, expected numbers for X and Y")
             given = float(decimal) if decimal else float(int(hexadecimal, 16)) if hexadecimal else None
+            if given is not None and minus == "-":
+                given = -given
             if order[i] and not rows:
                 raise ValueError(f"point {number} is {shown(point)}, expected a first point that is no difference")
             before = value[i]

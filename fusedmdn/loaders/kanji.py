@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..dataset import StrokeFileError, StrokeSet
+from ..quoting import told
 from ..strokes import Strokes
 from . import svg
 from .markup import Document, local
@@ -29,7 +30,8 @@ def is_kanjivg(document: Document) -> bool:
 
 def is_variant(path: Path) -> bool:
     """Whether a file is a second drawing of a character, such as 06728-Kaisho.svg."""
-    return "-" in path.name
+    match = NAMED.match(f"kvg:{path.stem}")
+    return bool(match and match[2])
 
 
 def from_documents(documents: Iterable[Document], step: float = STEP, quantum: float = QUANTUM) -> StrokeSet:
@@ -77,12 +79,13 @@ def _character(document: Document, element: Element, step: float, quantum: float
                     raise ValueError(f"found {len(strokes)} pen strokes, expected one")
                 line = svg.evenly(svg.joined(strokes[0]), step, most=POINTS)
             except ValueError as error:
-                raise StrokeFileError(f"{document.path}: {path.get('id', '<path>')}: {error}") from error
+                raise StrokeFileError(f"{document.path}: {told(path.get('id', '<path>'))}: {told(error)}") from error
             lines.append(np.rint(line / quantum) * quantum)
             if len(lines) > STROKES:
                 raise StrokeFileError(f"{document.path}: a character of more than {STROKES} pen strokes")
     if not lines:
-        raise StrokeFileError(f"{document.path}: found no <path> of {element.get('id', 'a character')}, expected some")
+        name = told(element.get("id", "a character"))
+        raise StrokeFileError(f"{document.path}: found no <path> of {name}, expected some")
     try:
         return Strokes.from_polylines(lines, _label(document, element))
     except ValueError as error:

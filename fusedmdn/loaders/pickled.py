@@ -11,13 +11,14 @@ import io
 import math
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import array_header
-from .markup import shown
+from ..quoting import shown, told
 
 OPCODES = (
     "PROTO FRAME STOP MARK MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD NONE "
@@ -29,6 +30,7 @@ ADMITTED = frozenset(OPCODES.split())
 INSTRUCTIONS = 1 << 20  # that a pickle may always be of; more, if its file has as many bytes
 MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 ENCODINGS = ("latin1", "latin-1")
+NDARRAY = object()  # stands in for numpy.ndarray, which a pickle has no reason to call
 
 
 def object_array(data: IO[bytes], size: int, most: int) -> list[NDArray[Any]]:
@@ -61,7 +63,7 @@ def unpickled(data: bytes, most: int) -> list[NDArray[Any]]:
     except ValueError:
         raise
     except Exception as error:  # of what is no pickle, it raises nearly everything
-        raise ValueError(f"cannot be read as pickled arrays: {error or type(error).__name__}") from error
+        raise ValueError(f"cannot be read as pickled arrays: {told(error)}") from error
     if not isinstance(found, Array) or not isinstance(found.content, list):
         raise ValueError(f"found {_kind(found)} pickled, expected an array of arrays")
     for item in found.content:
@@ -82,7 +84,7 @@ def _check(data: bytes, most: int) -> None:
             if opcode.name in MEMO and not 0 <= int(argument or 0) <= count:
                 raise ValueError(f"pickle would keep number {argument} after {count} instructions")
     except ValueError as error:
-        raise ValueError(f"cannot be read as pickled arrays: {shown(str(error))[1:-1]}") from error
+        raise ValueError(f"cannot be read as pickled arrays: {told(error)}") from error
     except Exception as error:
         raise ValueError(f"cannot be read as pickled arrays: {type(error).__name__}") from error
     left = len(data) - file.tell()
@@ -118,11 +120,12 @@ class Kind:
 
 
 class Array:
-    """Stands in for numpy.ndarray; content is a list, or an array of numbers."""
+    """Stands in for an array; content is a list, or an array of numbers. `encoded` makes bytes of what was text."""
 
-    __slots__ = ("content",)
+    __slots__ = ("content", "encoded")
 
-    def __init__(self) -> None:
+    def __init__(self, encoded: Callable[[str], bytes]) -> None:
+        self.encoded = encoded
         self.content: list[Any] | NDArray[Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -138,7 +141,7 @@ class Array:
                 raise ValueError(f"pickle holds an array of objects of shape {shown(shape)}, expected as many in a row")
             self.content = values
             return
-        raw = values.encode("latin1") if isinstance(values, str) else values  # str as Python 2 pickled it
+        raw = self.encoded(values) if isinstance(values, str) else values  # str as Python 2 pickled it
         if not isinstance(raw, bytes) or len(raw) != size * dtype.itemsize:
             raise ValueError(f"pickle holds an array of {shown(shape)} {dtype} that has not so many bytes")
         self.content = np.frombuffer(raw, dtype).reshape(shape, order="F" if columns_first else "C")
@@ -150,7 +153,7 @@ class _Unpickler(pickle.Unpickler):
         self.left = len(data)  # bytes that may be encoded: each of the file's once
         self.admitted = {
             **{(f"{core}.multiarray", "_reconstruct"): self.reconstruct for core in ("numpy.core", "numpy._core")},
-            ("numpy", "ndarray"): Array,
+            ("numpy", "ndarray"): NDARRAY,
             ("numpy", "dtype"): Kind,
             ("_codecs", "encode"): self.encode,
             ("builtins", "bytes"): bytes_of_nothing,
@@ -164,17 +167,20 @@ class _Unpickler(pickle.Unpickler):
         except (KeyError, TypeError):
             raise ValueError(f"pickle names {shown(f'{module}.{name}')[1:-1]}, which is no part of an array") from None
 
-    @staticmethod
-    def reconstruct(kind: Any, shape: Any, code: Any) -> Array:
+    def reconstruct(self, kind: Any, shape: Any, code: Any) -> Array:
         """numpy's, of an array whose state comes after."""
-        if kind is not Array:
+        if kind is not NDARRAY:
             raise ValueError(f"pickle holds an array of kind {shown(kind)}, expected numpy.ndarray")
-        return Array()
+        return Array(self.encoded)
 
     def encode(self, text: str, encoding: str) -> bytes:
         """Bytes as protocols before 3 write them."""
         if not isinstance(text, str) or encoding not in ENCODINGS:
             raise ValueError(f"pickle encodes {shown(encoding)}, expected latin1")
+        return self.encoded(text)
+
+    def encoded(self, text: str) -> bytes:
+        """Bytes of text, which takes memory; a text may be named many times."""
         self.left -= len(text)
         if self.left < 0:
             raise ValueError("pickle would be more bytes than the file has")

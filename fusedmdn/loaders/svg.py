@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import StrokeFileError, StrokeSet
+from ..quoting import shown, told
 from ..strokes import Strokes
-from .markup import Document, local, shown
+from .markup import NUMBER, Document, local
+from .svg_tree import drawn
 
 ROOT = "svg"
 FINE = 64  # chords that a curve's length is measured by
 STEPS = 100  # to the longer side of a drawing
 POINTS, CURVES, LETTERS = 1_000_000, 30_000, 1 << 20  # of a drawing, of a drawing, of an attribute
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 COMMAND = re.compile(r"([MmZzLlHhVvCcSsQqTtAa])")
 TAKEN = {"M": 2, "L": 2, "H": 1, "V": 1, "C": 6, "S": 4, "Q": 4, "T": 2, "A": 1}  # an arc's flags may touch
-DEFINED = {"defs", "symbol", "clipPath", "mask", "marker", "pattern"}
-TRANSFORM = re.compile(r"[\s,]*(matrix|translate|scale|rotate|skewX|skewY)\s*\(([^()]*)\)")
 Lines = list[NDArray[np.float64]]
 
 
@@ -51,7 +50,7 @@ def from_documents(documents: Iterable[Document], step: float | None = None) -> 
 
 def _strokes(document: Document, step: float | None) -> Lines:
     pieces, lines, curves = [], 0, 0
-    for element, matrix in _drawn(document):
+    for element, matrix in drawn(document):
         for stroke in _of_element(document, element, matrix):
             pieces.append(stroke)
             lines, curves = lines + len(stroke), curves + sum(len(line) > 2 for line in stroke)
@@ -91,61 +90,6 @@ def joined(lines: Lines) -> NDArray[np.float64]:
     return line[:1] if (line == line[0]).all() else line
 
 
-def _drawn(document: Document) -> Iterator[tuple[Element, NDArray[np.float64]]]:
-    """Every element that is drawn, with the (2, 3) matrix of its transforms."""
-    waiting = [(document.root, np.eye(3))]
-    while waiting:
-        element, matrix = waiting.pop()
-        name = local(element.tag)
-        if name in DEFINED or element.get("display") == "none" or "display:none" in _style(element):
-            continue
-        if name == "use":
-            raise StrokeFileError(f"{document.path}: holds <use>, which is not read; expected paths and lines")
-        if element.get("transform") is not None:
-            matrix = matrix @ transform(document, element.get("transform", ""))
-        yield element, matrix[:2]
-        waiting.extend((child, matrix) for child in reversed(element))
-
-
-def _style(element: Element) -> str:
-    return "".join(element.get("style", "").split())
-
-
-def transform(document: Document, text: str) -> NDArray[np.float64]:
-    """(3, 3) matrix of a transform attribute."""
-    matrix, at = np.eye(3), 0
-    while len(text) < 1000 and (match := TRANSFORM.match(text, at)):
-        kind, given = match.groups()
-        values = [float(number) for number in NUMBER.findall(given)]
-        other = NUMBER.sub("", given).strip(" \t\r\n,")
-        one = None if other or not all(map(math.isfinite, values)) else _matrix(kind, values)
-        if one is None:
-            break
-        with np.errstate(all="ignore"):  # what is not finite is refused as a point
-            matrix, at = matrix @ one, match.end()
-    if text[at:].strip(" \t\r\n,"):
-        raise StrokeFileError(f"{document.path}: transform {shown(text)} is none of SVG's")
-    return matrix
-
-
-def _matrix(kind: str, values: list[float]) -> NDArray[np.float64] | None:
-    if kind == "matrix" and len(values) == 6:
-        a, b, c, d, e, f = values
-        return np.array([[a, c, e], [b, d, f], [0, 0, 1]])
-    if kind == "translate" and len(values) in (1, 2):
-        return np.array([[1, 0, values[0]], [0, 1, [*values, 0.0][1]], [0, 0, 1]])
-    if kind == "scale" and len(values) in (1, 2):
-        return np.diag([values[0], values[-1], 1.0])
-    if kind == "rotate" and len(values) in (1, 3):
-        x, y = [*values, 0.0, 0.0][1:3]
-        c, s = math.cos(math.radians(values[0])), math.sin(math.radians(values[0]))
-        return np.array([[c, -s, x - c * x + s * y], [s, c, y - s * x - c * y], [0, 0, 1]])
-    if kind in ("skewX", "skewY") and len(values) == 1:
-        skew = math.tan(math.radians(values[0]))
-        return np.array([[1, skew if kind == "skewX" else 0, 0], [skew if kind == "skewY" else 0, 1, 0], [0, 0, 1]])
-    return None
-
-
 def _of_element(document: Document, element: Element, matrix: NDArray[np.float64]) -> Iterator[Lines]:
     """Pen strokes of an element: straight lines of two points, and curves as fine polylines."""
     name = local(element.tag)
@@ -160,7 +104,7 @@ def _of_element(document: Document, element: Element, matrix: NDArray[np.float64
         else:
             return
     except ValueError as error:
-        raise StrokeFileError(f"{document.path}: <{name}>: {error}") from error
+        raise StrokeFileError(f"{document.path}: <{name}>: {told(error)}") from error
     with np.errstate(all="ignore"):
         yield from ([line @ matrix[:, :2].T + matrix[:, 2] for line in stroke] for stroke in strokes if stroke)
 
@@ -188,7 +132,7 @@ def path_strokes(text: str, fine: int = FINE) -> list[Lines]:
     try:
         segments = library.parse_path(text)
     except Exception as error:  # of what is no path, it raises nearly everything
-        raise ValueError(f"{shown(text)} is no path: {shown(str(error))[1:-1] or type(error).__name__}") from error
+        raise ValueError(f"{shown(text)} is no path: {told(error)}") from error
     strokes: list[Lines] = []
     moved = True
     for segment in segments:
@@ -198,7 +142,7 @@ def path_strokes(text: str, fine: int = FINE) -> list[Lines]:
         try:
             line = _line(library, segment, fine)
         except (ArithmeticError, ValueError) as error:
-            raise ValueError(f"{shown(text)} has a curve without numbers: {error}") from error
+            raise ValueError(f"{shown(text)} has a curve without numbers: {told(error)}") from error
         if moved:
             strokes.append([])
         strokes[-1].append(line)

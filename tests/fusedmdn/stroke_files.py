@@ -5,7 +5,12 @@ KANJI: copyright (C) 2009-2026 Ulrich Apel and the KanjiVG contributors, https:/
 (fusedmdn/assets/kanjivg/COPYING); shortened by their comments, and partly by their document types.
 """
 
+import contextlib
+
 import numpy as np
+import pytest
+
+from fusedmdn.dataset import StrokeFileError
 
 IAM_LINE = """<?xml version="1.0" encoding="ISO-8859-1"?>
 <WhiteboardCaptureSession>
@@ -114,3 +119,14 @@ def objects(arrays):
     held = np.empty(len(arrays), object)
     held[:] = arrays
     return held
+
+
+@contextlib.contextmanager
+def refused(path, match):
+    """A refusal that names the file, in one short line that a terminal can show, whatever stands in the file."""
+    with pytest.raises(StrokeFileError, match=match) as error:
+        yield
+    said = str(error.value)
+    assert said.startswith(f"{path}: ")
+    assert said.isprintable()
+    assert len(said.replace(str(path), "")) < 400

@@ -5,6 +5,8 @@ import io
 import json
 import sys
 import time
+import tracemalloc
+from functools import partial
 
 import fusedmdn.ops as ops
 import h5py
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from fusedmdn import FusedLSTMMDN, Scale, StrokeMixture, foreign
 from fusedmdn.cli import app
 from fusedmdn.foreign import ForeignFileError, hdf5, keras
+from fusedmdn.quoting import shown, told
 
 from . import foreign_files as files
 from .foreign_files import keras_h5, keras_network, model_config, weights_js, write
@@ -46,11 +49,23 @@ def raw_of(model, x):
 
 
 @pytest.mark.parametrize(
-    "spelling", ["lstm_data='{}'\n", "var lstm_data = '{}';", "const x={}\n;\n", "\n let $a_1 = {}"]
+    "spelling",
+    [
+        "lstm_data='{}'\n",
+        "var lstm_data = '{}';",
+        "const x={}\n;\n",
+        "\n let $a_1 = {}",
+        "window.lstm_data = {};",
+        "// a [{{ b\n// c\nlstm_data='{}'",
+        "/* [{{ a = 1\n */ /**/\n{}",
+        "\ufeff {}",
+        "\ufeff/* [{{ */lstm_data='{}'",
+    ],
 )
-def test_rnn_tutorial(tmp_path, spelling):
+@pytest.mark.parametrize("ending", ["js", "json", "JSON"])
+def test_rnn_tutorial(tmp_path, spelling, ending):
     document, network = files.rnn_tutorial()
-    path = write(tmp_path / "weights.js", spelling.format(json.dumps(document)))
+    path = write(tmp_path / f"weights.{ending}", spelling.format(json.dumps(document)))
     assert foreign.format_of(path) == "rnn-tutorial"
     model = foreign.read(path)
     assert (model.pen, model.num_mixtures, model.hidden_size, model.means) == ("bernoulli", 2, 6, "linear")
@@ -61,7 +76,16 @@ def test_rnn_tutorial(tmp_path, spelling):
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("a.gen.json", "{}"), ("a.js", "var model_raw_data='{}';"), ("a.js", "m={}")]
+    ("name", "text"),
+    [
+        ("a.gen.json", "{}"),
+        ("a.js", "var model_raw_data='{}';"),
+        ("a.js", "m={}"),
+        ("a.json", "window.m = {};"),
+        ("a.js", "// [[\n{}"),
+        ("a.json", "\ufeff{}"),
+        ("a.js", f"/* {'[[' * 9000} */ m='{{}}'"),
+    ],
 )
 def test_sketch_rnn(tmp_path, name, text):
     document, network = files.sketch_rnn()
@@ -182,8 +206,47 @@ def refused(path, match):
         foreign.read(path)
     message = str(told.value)
     assert message.startswith(str(path))
-    assert "\n" not in message
+    assert message.isprintable()
     assert len(message) < len(str(path)) + 300
+
+
+def peak(load):
+    tracemalloc.start()
+    try:
+        load()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("make", [files.rnn_tutorial, files.sketch_rnn])
+def test_weights_are_decoded_in_little_memory(tmp_path, make):
+    """The text twice, and each number four times in float32: its bytes, itself, and with the gates in order."""
+    H = 300
+    document, network = make(H=H)
+    path = write(tmp_path / "a.json", json.dumps(document))
+    numbers = 4 * H * H
+    assert peak(lambda: foreign.read(path)) < 2 * path.stat().st_size + 4 * 4 * numbers
+    x = pen_rows(5 if make is files.sketch_rnn else 3)
+    expected = files.outputs(network, x, "igfo", 1)[0]
+    np.testing.assert_allclose(raw_of(foreign.read(path), x), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_text_is_bounded(tmp_path):
+    """The files have holes: they take no disk, nor memory."""
+    for ending, most in (("js", 1 << 27), ("json", 1 << 27), ("h5", 1 << 30), ("keras", 1 << 30)):
+        path = tmp_path / f"a.{ending}"
+        with open(path, "wb") as file:
+            file.truncate(most + 1)
+        assert peak(lambda path=path, most=most: refused(path, f"more than {most} bytes are no model")) < 1 << 20
+
+
+def test_what_is_huge_is_not_written_out_first():
+    for value in ("a" * 50_000_000, b"a" * 50_000_000, [["a" * 50_000_000] * 9] * 9):
+        assert peak(partial(shown, value)) < 1 << 16
+        assert len(shown(value)) <= 101
+    assert told(ValueError("a\n\x1b[31m" + "b" * 999)).startswith("a \\x1b[31mbbb")
+    assert (told(KeyError()), len(told("b" * 999))) == ("KeyError", 181)
 
 
 def test_no_file(tmp_path):
@@ -220,6 +283,10 @@ def test_no_file(tmp_path):
         (b"x=[]" + b" " * 200_000 + b"y", "not JSON|neither HDF5"),
         (b"x=''[]''", "one assignment|not JSON|neither HDF5"),
         (b"x='", "one assignment|not JSON|neither HDF5"),
+        (b"// never ends", "not JSON|neither HDF5"),
+        (b"/* never ends [", "not JSON|neither HDF5"),
+        (b"/**/" * 200_000 + b"x", "not JSON|neither HDF5"),
+        (b"window['a'] = []", "not JSON, nor one assignment of it, name = |neither HDF5"),
         (b"x=[NaN]", "no finite number|neither HDF5"),
         (b"[1e999]", "no finite number|neither HDF5"),
         (b"\xff\xfe", "not JSON|neither HDF5"),
@@ -282,7 +349,7 @@ def test_rnn_tutorial_that_does_not_fit(tmp_path, place, value, match):
         ([2], lambda blobs: blobs * 2, "expected 5 arrays"),
         ([2, 2], lambda blob: blob[4:], "Wxh: expected 320 characters of base64 for \\(5, 24\\), got 316"),
         ([2, 2], None, "Wxh: .* got NoneType"),
-        ([0], [], "expected a list of three"),
+        ([0], [], "expected a list of 5 parts"),
     ],
 )
 def test_sketch_rnn_that_does_not_fit(tmp_path, place, value, match):

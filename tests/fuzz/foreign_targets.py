@@ -31,7 +31,7 @@ def _target(path: Path, file_of: Callable[[bytes], bytes], seeds: list[bytes]) -
         with mock.patch.object(hdf5, "isolated", hdf5.dump):
             use(foreign.read(path))
 
-    return Target(load, seeds, path.name)
+    return Target(load, seeds, path.name, plain=True)
 
 
 def rnn_tutorial(folder: Path) -> Target:
@@ -47,7 +47,7 @@ def rnn_tutorial_json(folder: Path) -> Target:
 
 def sketch_rnn(folder: Path) -> Target:
     seeds = [json.dumps(files.sketch_rnn(H=H, M=1)[0]).encode() for H in (1, 3)]
-    return _target(folder / "a.gen.json", bytes, seeds)
+    return _target(folder / "a.gen.json", bytes, [*seeds, b"\xef\xbb\xbf// cat\nwindow.a.b = " + seeds[0]])
 
 
 NETWORK = files.keras_network(H=2, M=1)
@@ -78,7 +78,7 @@ def keras_held(folder: Path) -> Target:
         with mock.patch.object(hdf5, "isolated", return_value=data + b"\n" + answers[0][2]):
             use(foreign.read(path))
 
-    return Target(load, [answer[0] for answer in answers], path.name)
+    return Target(load, [answer[0] for answer in answers], path.name, plain=True)
 
 
 FOREIGN: dict[str, Callable[[Path], Target]] = {

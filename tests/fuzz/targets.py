@@ -106,7 +106,7 @@ def stroke_format(ending, seeds):
             path.write_bytes(data)
             use(fusedmdn.load(path))
 
-        return Target(load, seeds(), path.name)
+        return Target(load, seeds(), path.name, plain=True)
 
     return target
 
@@ -118,12 +118,17 @@ def xml_seeds():
 
 def svg_seeds():
     drawn = render.svg([zigzags(1)[0]])
-    return [text.encode() for text in (stroke_files.SVG, drawn, *stroke_files.KANJI.values())]
+    hidden = """<!DOCTYPE svg [<!ENTITY a "none">]><svg><style>.b,.c{display:none} /* */ .d{visibility:hidden}</style>
+        <g class="b d"/><g style="display:&a;;transform:none" visibility="hidden"/><switch><g systemLanguage="a"/>
+        <line class="e" x2="1"/></switch></svg>"""
+    return [text.encode() for text in (stroke_files.SVG, hidden, drawn, *stroke_files.KANJI.values())]
 
 
 def inkml_seeds():
     differences = """<ink><trace id="a">1125 18432,'23'43,"7"-8,3-5,* !7,'1 #F</trace></ink>"""
-    return [stroke_files.INKML.encode(), differences.encode()]
+    pieces = """<ink><definitions><trace>1 1</trace></definitions><trace id="a">1 2, - 3 -#A,</trace><trace>5 6</trace>
+        <trace continuation="end" priorRef="#a">3 4</trace></ink>"""
+    return [text.encode() for text in (stroke_files.INKML, differences, pieces)]
 
 
 def npy_seeds():

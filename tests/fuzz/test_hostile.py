@@ -15,6 +15,7 @@ from fusedmdn import load, sealed
 from fusedmdn.dataset import StrokeFileError
 from fusedmdn.loaders import kanji, svg
 
+from ..fusedmdn.stroke_files import refused
 from .mutations import VALUES
 from .targets import ARRAYS, Target, prepare
 
@@ -123,6 +124,9 @@ BOUNDS = {"POINTS": 10_000, "CURVES": 1000, "MOST": 10_000}
 DOCUMENTS = {
     "laughs": (".svg", xml("&a19;", f'<!ENTITY a0 "ha">{LAUGHS}'), "declares the entity"),
     "quadratic": (".svg", xml("&a;" * 100_000, f'<!ENTITY a "{"x" * 100_000}">'), "declares the entity"),
+    "references": (".svg", xml("&a;" * 20_000, '<!ENTITY a "x">'), "declares the entity"),
+    "styles": (".svg", xml(f"<style>{'.a,' * 50_000}{{display:none}}</style>"), "style sheet hides or moves by"),
+    "comments": (".svg", xml(f"<style>display:{'/*' * 500_000}</style>"), "found no <path>"),
     "parameter": (".svg", xml("", '<!ENTITY % a SYSTEM "file:///etc/passwd"> %a;'), "declares the entity"),
     "defaults": (".svg", xml("<g/>" * 50_000, f'<!ATTLIST g a CDATA "{"x" * 100_000}">'), "found no <path>"),
     "deep": (".svg", xml("<g>" * 200_000), "nested more than 200 times"),
@@ -143,18 +147,49 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents_that_ask_for_too_much(tmp_path, monkeypatch, name):
-    for module, bound in ((svg, "POINTS"), (svg, "CURVES"), (kanji, "MOST")):  # as they are, it takes minutes
+    for module, bound in ((svg, "POINTS"), (svg, "CURVES"), (kanji, "MOST")):  # counting memory makes it slow
         monkeypatch.setattr(module, bound, BOUNDS[bound])
     ending, text, message = DOCUMENTS[name]
     path = tmp_path / f"strokes{ending}"
     path.write_text(text)
     tracemalloc.start()
     try:
-        with pytest.raises(StrokeFileError, match=rf"strokes{ending}: .*{message}"):
+        with refused(path, message):
             load(path)
         assert tracemalloc.get_traced_memory()[1] < 4 * LITTLE + 20 * len(text)
     finally:
         tracemalloc.stop()
+
+
+CURVE, LINE = '<path d="M0 0C0 1e29 1 1e29 1 0"/>', '<path d="M0 0L1e29 0"/>'
+AS_THEY_ARE = {
+    "curves": (".svg", xml(f'<path d="M0 0{"t1 1" * 600}"/>' * 51), "more than 1000000 lines, or 30000 curves"),
+    "long": (".svg", xml(CURVE * 5500), "more than 1000000 points"),
+    "kanji": (".xml", f"<kanjivg>{f'<kanji>{LINE * 200}</kanji>' * 16}</kanjivg>", "more than 3000000 points"),
+}
+
+
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+def test_bounds_as_they_are(tmp_path, name):
+    ending, text, message = AS_THEY_ARE[name]
+    path = tmp_path / f"strokes{ending}"
+    path.write_text(text)
+    with refused(path, message):
+        load(path)
+
+
+def test_a_bomb_of_elements(tmp_path):
+    """16 kB, which as a tree would be a gigabyte."""
+    path = tmp_path / "strokes.svg.gz"
+    for element in ("<g/>", "<g a='' b='' c=''/>"):
+        path.write_bytes(gzip.compress(f"<svg>{element * ((15 << 20) // len(element))}</svg>".encode()))
+        tracemalloc.start()
+        try:
+            with refused(path, r"\d+ bytes of more than 131072 elements and attributes are no strokes"):
+                load(path)
+            assert tracemalloc.get_traced_memory()[1] < 4 * LITTLE
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_bomb_of_xml(tmp_path):
@@ -241,3 +276,7 @@ def test_the_checks_can_fail():
         raises(ValueError()).check(b"")
     with pytest.raises(AssertionError, match="does not name x.json"):
         raises(ValueError("no good")).check(b"")
+    for said in ("\n", "\x1b[31m", "a" * 400):
+        raises(ValueError(f"x.json: {said}")).check(b"")
+        with pytest.raises(AssertionError, match="is no plain line"):
+            raises(ValueError(f"x.json: {said}"))._replace(plain=True).check(b"")
