@@ -3,6 +3,7 @@
 import argparse
 import fnmatch
 import itertools
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -111,4 +112,5 @@ def show(figures: dict[tuple[str, str], dict]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an interruption, as Ctrl-C is
     sys.exit(main(sys.argv[1:], shipped(), table.PATH))
