@@ -45,7 +45,12 @@ STAGING: dict[tuple[str, str], dict[tuple[int, int], tuple[Staging, ...]]] = {
         (32, 16): (Staging(512, 128, ALL, but=("sm_100", "sm_120")),),
     },
     ("backward", "ieee"): {
-        (16, 8): (Staging(512, 128, ALL), Staging(ANY, 128, ALL, but=("sm_100",)), Staging(ANY, 64, 0)),
+        (16, 8): (
+            Staging(512, 128, ALL),
+            Staging(ANY, 128, ALL, but=("sm_100",)),
+            Staging(ANY, 64, 0, but=("sm_100", "sm_120")),
+            Staging(ANY, 32, 0),
+        ),
         (16, 16): (Staging(512, 128, ALL), Staging(ANY, 64, 0, but=("sm_80", "sm_86", "sm_89"))),
         (32, 16): (Staging(512, 128, ALL),),
     },
@@ -62,13 +67,19 @@ STAGING: dict[tuple[str, str], dict[tuple[int, int], tuple[Staging, ...]]] = {
             Staging(128, 128, ALL),
             Staging(256, 128, 0),
             Staging(512, 128, 0, but=("sm_100", "sm_120")),
-            Staging(512, 16, 4),
+            Staging(512, 16, 4, but=("sm_120",)),
+            Staging(512, 16, 0),
             Staging(ANY, 16, 2),
         ),
         (16, 16): (Staging(256, 32, 0, but=("sm_100", "sm_120")),),
     },
     ("backward", "tf32x3"): {
-        (16, 8): (Staging(ANY, 16, 4, but=("sm_86", "sm_89")), Staging(256, 32, 0), Staging(512, 16, 0)),
+        (16, 8): (
+            Staging(ANY, 16, 4, but=("sm_86", "sm_89", "sm_90", "sm_100", "sm_120")),
+            Staging(ANY, 16, 2, but=("sm_86", "sm_89", "sm_120")),
+            Staging(256, 32, 0),
+            Staging(512, 16, 0),
+        ),
         (16, 16): (Staging(256, 16, 4),),
     },
 }

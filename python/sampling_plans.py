@@ -99,7 +99,7 @@ STAGING: dict[str, tuple[Staging, ...]] = {
         Staging(16, 64, 0, layers=1),
         Staging(4, 128, ALL),
     ),
-    "tf32": (Staging(8, 128, ALL), Staging(8, 32, 0), Staging(4, 128, ALL)),
+    "tf32": (Staging(8, 128, ALL), Staging(8, 32, 0, but=("sm_120",)), Staging(8, 16, 0), Staging(4, 128, ALL)),
     "tf32x3": (
         Staging(8, 32, 0, largest=512, but=("sm_100", "sm_120")),
         Staging(8, 32, 0, largest=512, layers=1),

@@ -85,7 +85,7 @@ STAGING: dict[tuple[str, str], tuple[Staging, ...]] = {
     ("forward", "tf32"): (
         Staging(8, 128, ALL),
         Staging(8, 32, 0),
-        Staging(16, 128, ALL),
+        Staging(16, 128, ALL, but=("sm_100",)),
         Staging(16, 32, 0),
     ),
     ("backward", "tf32"): (
@@ -93,12 +93,12 @@ STAGING: dict[tuple[str, str], tuple[Staging, ...]] = {
         Staging(8, 32, 0, but=("sm_100", "sm_120")),
         Staging(8, 16, 4, largest=512),
         Staging(8, 16, 2, largest=512),
-        Staging(8, 32, 2, largest=900),
+        Staging(8, 32, 2, largest=900, but=("sm_100",)),
         Staging(16, 32, 0),
     ),
     ("forward", "tf32x3"): (
         Staging(8, 32, 0, largest=512, but=("sm_100", "sm_120")),
-        Staging(8, 16, 2, largest=900, but=("sm_100", "sm_120")),
+        Staging(8, 16, 2, largest=900, but=("sm_90", "sm_100", "sm_120")),
         Staging(8, 32, 0, largest=128),
         Staging(16, 32, 0, but=("sm_90", "sm_100", "sm_120")),
         Staging(16, 32, 0, largest=128, but=("sm_100",)),

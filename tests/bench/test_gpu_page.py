@@ -460,6 +460,6 @@ def test_a_kernel_that_the_table_lacks_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "Rows", lambda: Rows(path))
     assert command.main(["--out", str(tmp_path / "gpu.md")]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("the compile gate's table has no row for 'lstm_persistent.forward bf16 H400 ieee 16x8")
+    assert said.startswith("the compile gate's table has no row for 'lstm_persistent.forward bf16 H400 ieee 16x16")
     assert said.endswith("sm_90'; run `python -m tests.compile_gate --refresh`\n")
     assert not (tmp_path / "gpu.md").exists()

@@ -142,16 +142,16 @@ def test_a_wrong_plan_is_left_out_and_named(tmp_path, direction, precision, wron
 
 
 class Failing(Simulator):
-    """A device on which plans of eight units fail."""
+    """A device on which plans of so many units fail."""
 
     device = DEVICE
 
-    def __init__(self, error):
+    def __init__(self, error, units=8):
         super().__init__(race=False)
-        self.error = error
+        self.error, self.units = error, units
 
     def __call__(self, kernel, grid, arguments, options=None):
-        if arguments.get("UNITS") == 8:
+        if arguments.get("UNITS") == self.units:
             raise self.error
         return super().__call__(kernel, grid, arguments)
 
@@ -304,7 +304,7 @@ def simulated_command(monkeypatch, tmp_path):
     """`fusedmdn tune --device cpu`, as on a GPU; gives the file's path."""
     monkeypatch.setenv("FUSEDMDN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tune, "gpu_name", lambda device: NAME)
-    monkeypatch.setattr(tune, "cuda_timer", lambda device: clock(("persistent", 16, 16)))
+    monkeypatch.setattr(tune, "cuda_timer", lambda device: clock(("persistent", 16, 8)))
     with simulated():
         yield tuned.path_of(NAME)
 
@@ -315,19 +315,19 @@ OPTIONS = ("--device", "cpu", "--hidden", 20, "--batch", 3, "--steps", 2, "--rou
 def test_the_command(simulated_command):
     out = call(*OPTIONS, "--precision", "bf16", "--precision", "float32")
     for precision, direction in itertools.product(("bf16", "float32"), tune.DIRECTIONS):
-        row = rf"20\W+3\W+{precision}\W+{direction}\W+persistent 16x16\W+500000\.00\W+persistent 16x8\W+1000000\.00"
+        row = rf"20\W+3\W+{precision}\W+{direction}\W+persistent 16x8\W+500000\.00\W+persistent 16x16\W+1000000\.00"
         assert re.search(row, out)
     assert f"4 of 4 sizes written to {simulated_command}\n" in out
     size = tune.Size("forward", 20, "float32", 3)
-    assert plans.identity(chosen(simulated_command, size)) == ("persistent", 16, 16)
+    assert plans.identity(chosen(simulated_command, size)) == ("persistent", 16, 8)
 
 
 def test_the_command_names_what_is_left_out(simulated_command):
-    with launching(Failing(RuntimeError("misaligned\naddress"))):
+    with launching(Failing(RuntimeError("misaligned\naddress"), units=16)):
         out = call(*OPTIONS, "--precision", "bf16")
-    expected = "forward, H=20, bf16, B=3: persistent 16x8 is left out: RuntimeError: misaligned address\n"
+    expected = "forward, H=20, bf16, B=3: persistent 16x16 is left out: RuntimeError: misaligned address\n"
     assert expected in out
-    assert re.search(r"persistent 16x8\W+left out", out)
+    assert re.search(r"persistent 16x16\W+left out", out)
 
 
 def test_a_dry_run_writes_nothing(simulated_command, monkeypatch):
