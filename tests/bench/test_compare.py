@@ -413,7 +413,7 @@ def project(site, repository):
     shutil.rmtree(repository / "bench")
     shutil.copytree(site / "fusedmdn", repository / "package")
     shutil.copytree(ROOT / "bench", repository / "bench", ignore=shutil.ignore_patterns("__pycache__", "results"))
-    names = '["fusedmdn", "fusedmdn.ops", "fusedmdn.ops.triton", "fusedmdn.kernels"]'
+    names = '["fusedmdn", "fusedmdn.loaders", "fusedmdn.ops", "fusedmdn.ops.triton", "fusedmdn.kernels"]'
     setup = SETUP.replace('["fusedmdn"]', names).replace("setup(name", 'setup(package_data={"fusedmdn": ["*"]}, name')
     (repository / "setup.py").write_text(setup)
     git(repository, "add", "-f", ".")

@@ -243,7 +243,12 @@ def test_the_curve_is_on_the_disk_before_the_checkpoint(tmp_path, monkeypatch):
     trainer, synced, fsync = Trainer(options(epochs=1), zigzags(), tmp_path / "run"), [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file)) or fsync(file))
     seen, save_model = [], train.save_model
-    monkeypatch.setattr(train, "save_model", lambda *a: seen.append((a[1].name, synced[-1:])) or save_model(*a))
+
+    def seeing(model, directory, *state, **prepared):
+        seen.append((directory.name, synced[-1:]))
+        save_model(model, directory, *state, **prepared)
+
+    monkeypatch.setattr(train, "save_model", seeing)
     trainer.run()
     path = tmp_path / "run" / "metrics.jsonl"
     sizes = [stat.st_size for name, (stat,) in seen if name == "last" if stat.st_ino == path.stat().st_ino]

@@ -47,14 +47,14 @@ def undisturbed(world, folder, options=OPTIONS, n=120):
     """Train in folder/straight; what every checkpoint must hold, by step, goes to folder/table.json."""
     table, best, save_model = {}, None, train.save_model
 
-    def noting(model, directory, tensors=None, progress=None):
+    def noting(model, directory, tensors=None, progress=None, **prepared):
         nonlocal best
         if directory.name == "best":
             best = digest(model.state_dict())
         else:
             standing = [progress["best"], progress["since_best"]]
             table[progress["step"]] = [digest(model.state_dict()), digest(tensors), standing, best]
-        save_model(model, directory, tensors, progress)
+        save_model(model, directory, tensors, progress, **prepared)
 
     with mock.patch.object(train, "save_model", noting):
         Trainer(options, zigzags(n), folder / "straight", "cpu", world).run()
